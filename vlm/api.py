@@ -1,0 +1,327 @@
+"""The public face: load a model, ask it things, get typed and scored results."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks import TASKS
+from tasks.boxes import Box
+from tasks.grammar import compile_grammar
+from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
+from vlm.calibrate import Calibration
+from vlm.families import Family, Prompt, load_family, make_family
+from vlm.hub import find_checkpoint
+from vlm.images import ImageSource, open_image
+from vlm.request import EncodedImage, Reply, Request
+
+__all__ = ["VLM", "EncodedImage", "Reply", "Request", "load"]
+
+CALIBRATION_FILE = "calibration.json"
+
+AnyImage = ImageSource | EncodedImage
+
+
+def load(name_or_path: str | os.PathLike[str] | None = None, **options: Any) -> VLM:
+    """Load a model: `vlm.load()` for the embedded one, or a checkpoint directory, or a Hub id.
+
+    Args:
+        name_or_path: None, a directory or "owner/name".
+        **options: see `VLM.from_pretrained`.
+
+    Raises:
+        ValueError: no such checkpoint, or a damaged one.
+    """
+    return VLM.from_pretrained(name_or_path, **options)
+
+
+class VLM:
+    """A model that looks at an image once and answers any number of requests about it.
+
+    Every method takes an image as a path, URL, bytes, PIL.Image, numpy HxWx3 uint8, or as `encode` gives it.
+
+    Args:
+        model: a model, for example one in training, or a `Family`, which brings its processor.
+        processor: the model's.
+        calibration: turns raw scores into probabilities that mean what they say; None leaves them raw.
+    """
+
+    def __init__(self, model: Any, processor: Any = None, calibration: Calibration | None = None) -> None:
+        self.family: Family = model if processor is None else make_family(model, processor)
+        self.calibration = calibration
+
+    # -- checkpoints ---------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> VLM:
+        """Load a checkpoint, whatever its family.
+
+        Args:
+            name_or_path: None for the embedded checkpoint, a directory, or a Hub id such as "owner/name".
+            device: None for the GPU where there is one.
+            dtype: None for float32, in which results do not depend on the batch.
+            revision, token, cache_dir: for the Hub.
+
+        Raises:
+            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device.
+        """
+        path = find_checkpoint(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
+        family = load_family(path, device=_device(device), dtype=_dtype(dtype))
+        file = path / CALIBRATION_FILE
+        return cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write model, tokenizer and calibration into a directory that `load` reads."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.family.save_pretrained(folder)
+        if self.calibration is not None:
+            self.calibration.to_json(folder / CALIBRATION_FILE)
+
+    def info(self) -> dict[str, Any]:
+        """JSON-ready facts: family, parameters, their bytes in memory, device, dtype, tasks, config."""
+        weights = list(self.family.model.parameters())
+        config = self.family.model.config.to_dict()
+        return {
+            "family": config.get("model_type"),
+            "parameters": sum(weight.numel() for weight in weights),
+            "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
+            "device": str(weights[0].device),
+            "dtype": str(weights[0].dtype).removeprefix("torch."),
+            "tasks": list(TASKS),
+            "calibrated": self.calibration is not None,
+            "config": config,
+        }
+
+    # -- one thing about one image -------------------------------------------------------------------
+
+    def caption(self, image: AnyImage, detail: str = "brief", **options: Any) -> Caption:
+        """Describe the image; `detail` is "brief" or "detailed"."""
+        return self._one(Request(image, "caption", detail=detail, **options))
+
+    def ask(self, image: AnyImage, question: str, **options: Any) -> Answer:
+        """Answer a question about the image."""
+        return self._one(Request(image, "vqa", text=question, **options))
+
+    def detect(self, image: AnyImage, **options: Any) -> Detection:
+        """Find everything worn."""
+        return self._one(Request(image, "detection", **options))
+
+    def ground(self, image: AnyImage, phrase: str, **options: Any) -> Grounding:
+        """Find what a phrase means; no boxes where it is not in the image."""
+        return self._one(Request(image, "grounding", text=phrase, **options))
+
+    def attributes(
+        self,
+        image: AnyImage,
+        garment: str | None = None,
+        box: Box | Sequence[float] | None = None,
+        attributes: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Attributes:
+        """Tell a garment's attributes.
+
+        Args:
+            image: the photo.
+            garment: its word, for example "coat".
+            box: where it is, as `Box` or x1, y1, x2, y2 in pixels; one of garment and box is needed.
+            attributes: names to ask for; None for all that apply to the garment.
+            **options: see `Request`.
+        """
+        return self._one(Request(image, "attributes", garment=garment, box=box, attributes=attributes, **options))
+
+    def describe_outfit(self, image: AnyImage, **options: Any) -> Outfit:
+        """Describe the whole outfit, garment by garment (see `vlm.describe_outfit`)."""
+        from vlm.outfit import describe_outfit
+
+        return describe_outfit(self, image, **options)
+
+    def score(
+        self,
+        image: AnyImage,
+        task: str,
+        candidates: Sequence[str],
+        *,
+        normalise: bool = True,
+        **fields: Any,
+    ) -> list[float]:
+        """How probable each candidate is as the answer, by teacher forcing all of them in one batch.
+
+        Args:
+            image: the photo.
+            task: key in `tasks.TASKS`.
+            candidates: answers as the task's target text; any string, in or out of the grammar.
+            normalise: True: the probability of each among the candidates, together 1. False: the probability
+                of each among all texts, which is small for long ones.
+            **fields: what the task asks about (`text=`, `garment=`, ...), see `Request`.
+
+        Raises:
+            ValueError: no candidates, or one string in place of a list.
+        """
+        if isinstance(candidates, str) or not candidates:
+            raise ValueError("candidates must be a list of at least one string, for example ['short', 'long']")
+        request = Request(image, task, **fields)
+        [look] = self.encode([image])
+        request.check(look.image_size)
+        prompt = TASKS[task].prompt(request.task_inputs(), look.image_size)
+        [logprobs] = self.family.score(look.features, [(look.index, prompt, list(candidates))])
+        if not normalise:
+            return [math.exp(logprob) for logprob in logprobs]
+        best = max(logprobs)
+        masses = [math.exp(logprob - best) for logprob in logprobs]
+        return [mass / sum(masses) for mass in masses]
+
+    # -- many things about many images ---------------------------------------------------------------
+
+    def encode(self, images: Sequence[AnyImage]) -> list[EncodedImage]:
+        """Look at images in one batch, for use in place of them. Already encoded ones are passed through.
+
+        Raises:
+            ValueError: naming the image that cannot be opened.
+        """
+        fresh = [image for image in images if not isinstance(image, EncodedImage)]
+        opened = [open_image(image) for image in fresh]
+        features = self.family.encode_images(opened) if opened else None
+        looks = iter(EncodedImage(features, index, (image.height, image.width)) for index, image in enumerate(opened))
+        return [image if isinstance(image, EncodedImage) else next(looks) for image in images]
+
+    def generate(self, requests: Sequence[Request], *, batch_size: int = 8) -> list[Any]:
+        """Answer requests of any mix of tasks and images.
+
+        An image that several requests share (the same path or object) is looked at once, and its prompts run
+        together. A request's result does not depend on the others, to within numerical tolerance.
+
+        Args:
+            requests: in any order.
+            batch_size: most images at a time.
+
+        Returns:
+            The typed, calibrated result of each request, in order.
+
+        Raises:
+            ValueError: an image that cannot be opened (named), or a wrong request.
+            ParseError: only for requests with `grammar=False`.
+        """
+        return [self.result(reply) for reply in self.reply(requests, batch_size=batch_size)]
+
+    def reply(self, requests: Sequence[Request], *, batch_size: int = 8) -> list[Reply]:
+        """`generate` before parsing and calibration: text, tokens and log-probabilities; `result` does the rest."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1 image")
+        by_image: dict[Any, list[int]] = {}
+        for index, request in enumerate(requests):
+            by_image.setdefault(_image_key(request.image), []).append(index)
+        batches: dict[Any, list[list[int]]] = {}  # encoded images stay with those of their own features
+        for indices in by_image.values():
+            image = requests[indices[0]].image
+            batches.setdefault(id(image.features) if isinstance(image, EncodedImage) else None, []).append(indices)
+        seeds = _seeds(requests)
+        replies: dict[int, Reply] = {}
+        for groups in batches.values():
+            for start in range(0, len(groups), batch_size):
+                replies.update(self._reply_batch(requests, groups[start : start + batch_size], seeds))
+        return [replies[index] for index in range(len(requests))]
+
+    def _reply_batch(
+        self, requests: Sequence[Request], groups: Sequence[Sequence[int]], seeds: Sequence[int]
+    ) -> dict[int, Reply]:
+        """Replies by index; each group shares one image, and all images share their features."""
+        looks = self.encode([requests[group[0]].image for group in groups])
+        order = [(index, look) for group, look in zip(groups, looks, strict=True) for index in group]
+        inputs = {index: requests[index].task_inputs() for index, _ in order}
+        prompts = []
+        for index, look in order:
+            request = requests[index]
+            request.check(look.image_size)
+            task = TASKS[request.task]
+            prompts.append(
+                Prompt(
+                    image=look.index,
+                    text=task.prompt(inputs[index], look.image_size),
+                    automaton=compile_grammar(task.grammar(inputs[index])) if request.grammar else None,
+                    decoding=request.decoding(seeds[index]),
+                )
+            )
+        generated = self.family.generate(looks[0].features, prompts)
+        return {
+            index: Reply(request=requests[index], inputs=inputs[index], image_size=look.image_size, generated=said)
+            for (index, look), said in zip(order, generated, strict=True)
+        }
+
+    def _one(self, request: Request) -> Any:
+        return self.generate([request])[0]
+
+    def result(self, reply: Reply) -> Any:
+        """The typed, calibrated result of a reply."""
+        result: Result = reply.parse()
+        calibration = self.calibration
+        if calibration is None:
+            return result
+        if isinstance(result, Answer):
+            return replace(result, score=calibration.apply("vqa", result.score))
+        if isinstance(result, Attributes):
+            values = {
+                name: replace(value, score=calibration.apply(f"attributes.{name}", value.score))
+                for name, value in result.values.items()
+            }
+            return replace(result, values=values)
+        if isinstance(result, Detection):
+            objects = tuple(replace(g, score=calibration.apply("detection", g.score)) for g in result.objects)
+            return replace(result, objects=objects)
+        if isinstance(result, Grounding):
+            boxes = tuple((box, calibration.apply("grounding", score)) for box, score in result.boxes)
+            return replace(result, boxes=boxes)
+        return result
+
+
+def _image_key(image: AnyImage) -> Any:
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
+
+
+def _seeds(requests: Sequence[Request]) -> list[int]:
+    """A seed for every request: its own, stepped on where an equal request came before it in the list."""
+    fresh = secrets.randbits(32)
+    seen: Counter[Any] = Counter()
+    seeds = []
+    for request in requests:
+        seed = fresh if request.seed is None else request.seed
+        key = (_image_key(request.image), request.task, repr(request.task_inputs()), seed)
+        seeds.append((seed + seen[key] * 0x9E3779B97F4A7C15) % 2**63)  # an odd step visits no seed twice
+        seen[key] += 1
+    return seeds
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not known; for example 'cpu' or 'cuda:0'") from error
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    found = known.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in known.values():
+        raise ValueError(f"dtype {dtype!r} is not known; expected one of {', '.join(known)}")
+    return found

@@ -1,0 +1,269 @@
+"""A model card out of measured results, by a template."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm.evaluate import HEADLINES, value_at
+
+__all__ = ["SOURCES", "headline_table", "main_card", "render_card"]
+
+TEMPLATE = Path(__file__).parent.parent / "model_cards" / "template.md"
+
+SOURCES: Mapping[str, tuple[str, str]] = {
+    "ccp": (
+        "Clothing Co-Parsing (Yang, Luo and Lin, CVPR 2014; github.com/bearpaw/clothing-co-parsing), street photos",
+        "Apache-2.0 for the repository, which says nothing about rights in the street photos themselves",
+    ),
+    "clothing": (
+        "Clothing dataset, small (github.com/alexeygrigorev/clothing-dataset-small), single garments",
+        "CC0 1.0",
+    ),
+    "products": (
+        "Fashion Product Images (Kaggle, P. Aggarwal), catalogue photos",
+        "MIT as far as known (its page says so); not verified",
+    ),
+}
+"""Reader -> (what it is, licence)."""
+
+UNKNOWN_SOURCE = ("photos of whoever trained this", "not stated; ask them")
+
+MIN_EXAMPLES = 30
+"""Of fewer a number is marked as too thin for a verdict."""
+
+
+def main_card(
+    results: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    template: str | os.PathLike[str] | None = None,
+    reliability: str | None = None,
+) -> None:
+    """Write the model card (atomically) of the results that `vlm eval` wrote.
+
+    Args:
+        results: JSON file.
+        output: Markdown file.
+        template: None for model_cards/template.md.
+        reliability: reliability plot, as the card should link to it.
+
+    Raises:
+        ValueError: the results or the template cannot be read.
+    """
+    file = Path(results)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        text = render_card(found, template=template, reliability=reliability)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: is not what `vlm eval` writes: {error!r}") from error
+    target = Path(output)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, target)
+
+
+def render_card(
+    results: Mapping[str, Any],
+    *,
+    template: str | os.PathLike[str] | None = None,
+    reliability: str | None = None,
+) -> str:
+    """The card's text: Markdown with the Hub's metadata at its head."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    path = TEMPLATE if template is None else Path(template)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such template; cards are made in a checkout of the project, or name one")
+    name = results["checkpoint"]
+    card = ModelCard.from_template(
+        ModelCardData(
+            language="en",
+            license="apache-2.0",
+            library_name="vlm",
+            pipeline_tag="image-text-to-text",
+            tags=["fashion", "captioning", "visual-question-answering", "object-detection", "visual-grounding"],
+        ),
+        template_path=str(path),
+        name="The embedded checkpoint" if name == "embedded" else name,
+        load_argument="" if name == "embedded" else json.dumps(name),
+        date=results["date"],
+        suite=results["suite"],
+        limit=results.get("limit"),
+        headlines=headline_table(results),
+        parse_rates=_parse_rates(results),
+        attributes=_attributes(results),
+        abstention=_abstention(results),
+        detection=_detection(results),
+        calibration=_calibration(results),
+        reliability=reliability,
+        training=_training(results),
+        data=_data(results),
+    )
+    return card.content.rstrip() + "\n"
+
+
+def headline_table(results: Mapping[str, Any]) -> str:
+    """Every headline of every source as a Markdown table."""
+    rows = []
+    for source, table in results["sources"].items():
+        for path, name in HEADLINES.items():
+            measure = path.split("/")[0]
+            value = value_at(table, path)
+            if value is not None:
+                rows.append((source, name, _with_interval(table[measure], path), _num(table[measure], path)))
+    return _table(("source", "measure", "value", "n"), rows)
+
+
+def _num(values: Mapping[str, Any], path: str) -> str:
+    """How many examples are behind a headline."""
+    if "/AP50" in path or path.endswith("mAP@[.5:.95]"):
+        return f"{values['num']} photos, {values['num_boxes']} boxes"
+    if path.endswith("/Acc@0.5"):
+        return str(values["num_one"])
+    if path.endswith("/Acc@0.5_incl_none"):
+        return str(values["num_one"] + values["num_none"])
+    return str(values["num"])
+
+
+def _with_interval(values: Mapping[str, Any], path: str) -> str:
+    """`path` within a measure, its first part being the measure's own name."""
+    inner = path.split("/", 1)[1]
+    value = value_at(values, inner)
+    if value is None:
+        return "-"
+    found = (values.get("intervals") or {}).get(inner)
+    return f"{value:.3f}" + (f" [{found[0]:.3f}, {found[1]:.3f}]" if found else "")
+
+
+def _attributes(results: Mapping[str, Any]) -> str:
+    rows = []
+    for source, table in results["sources"].items():
+        measured = table.get("attributes")
+        for name, values in (measured or {}).get("attributes", {}).items():
+            path = f"attributes/attributes/{name}"
+            thin = " (thin)" if values["num"] < MIN_EXAMPLES else ""
+            rows.append(
+                (
+                    source,
+                    name,
+                    _with_interval(measured, f"{path}/balanced_accuracy"),
+                    f"{values['majority_balanced_accuracy']:.3f}",
+                    _with_interval(measured, f"{path}/accuracy"),
+                    f"{values['majority_accuracy']:.3f}",
+                    str(values["num_classes"]),
+                    f"{values['num']}{thin}",
+                )
+            )
+    head = ("source", "attribute", "balanced accuracy", "majority", "accuracy", "majority", "classes", "n")
+    return _table(head, rows)
+
+
+def _abstention(results: Mapping[str, Any]) -> str:
+    rows = []
+    for source, table in results["sources"].items():
+        grounding = table.get("grounding")
+        if grounding and grounding["num_none"]:
+            numbers = [_with_interval(grounding, f"grounding/none_{kind}") for kind in ("precision", "recall")]
+            rows.append((source, 'grounding: "none"', *numbers, str(grounding["num_none"])))
+        measured = table.get("attributes")
+        for name, values in (measured or {}).get("attributes", {}).items():
+            if values["not_visible_recall"] is not None:
+                path = f"attributes/attributes/{name}/not_visible_"
+                numbers = [_with_interval(measured, path + kind) for kind in ("precision", "recall")]
+                rows.append((source, f'{name}: "not visible"', *numbers, str(values["num_not_visible"])))
+    return _table(("source", "answer", "precision", "recall", "n true"), rows)
+
+
+def _detection(results: Mapping[str, Any]) -> str:
+    rows = []
+    for source, table in results["sources"].items():
+        labels = (table.get("detection") or {}).get("labels", {})
+        for label, values in sorted(labels.items(), key=lambda item: (-item[1]["num"], item[0])):
+            thin = " (thin)" if values["num"] < MIN_EXAMPLES else ""
+            rows.append(
+                (source, label, f"{values['AP50']:.3f}", f"{values['mAP@[.5:.95]']:.3f}", f"{values['num']}{thin}")
+            )
+    return _table(("source", "garment", "AP50", "mAP@[.5:.95]", "boxes"), rows) if rows else ""
+
+
+def _calibration(results: Mapping[str, Any]) -> str:
+    rows = [
+        (source, kind, f"{values['ECE']:.3f}", str(values["num"]))
+        for source, table in results["sources"].items()
+        for kind, values in table.get("calibration", {}).items()
+    ]
+    text = (
+        "Expected calibration error (15 bins of equal mass) of the scores as they are given, on the half of the "
+        "records that calibration is not fitted on.\n\n" + _table(("source", "scores of", "ECE", "n"), rows)
+    )
+    report = results.get("calibration")
+    if not report:
+        return text + "\n\nThe scores of this checkpoint are not calibrated."
+    fitted = [
+        (key, f"{values['ece_before']:.3f}", f"{values['ece_after']:.3f}", str(values["num"]))
+        for key, values in report["keys"].items()
+    ]
+    return (
+        f"{text}\n\nCalibration was fitted on {report['fitted_on']}, and is reported here on {report['reported_on']}:"
+        f"\n\n{_table(('scores of', 'ECE before', 'ECE after', 'n'), fitted)}"
+    )
+
+
+def _parse_rates(results: Mapping[str, Any]) -> str:
+    rates = [
+        f"{source} {measure} {values['parse_rate']:.3f}"
+        for source, table in results["sources"].items()
+        for measure, values in table.items()
+        if isinstance(values, Mapping) and values.get("parse_rate") is not None
+    ]
+    return ", ".join(rates) or "none measured"
+
+
+def _training(results: Mapping[str, Any]) -> str:
+    facts = []
+    model = results.get("model") or {}
+    if "parameters" in model:
+        facts.append(f"{model['parameters']:,} parameters ({model.get('family', 'unknown')} family).")
+    config = results.get("training")
+    if not config:
+        return " ".join([*facts, "How it was trained is not recorded with the checkpoint."])
+    steps, images = config["num_steps"], config["batch_size"]
+    facts.append(
+        f"Trained with `vlm train` from `{config['model']}` for {steps:,} steps of {images} images "
+        f"({steps * images:,} images seen), seed {config.get('seed', 0)}, "
+        f"mixed precision: {config.get('mixed_precision', 'no')}."
+    )
+    if (config.get("optim") or {}).get("ema_decay"):
+        facts.append("The weights are an exponential moving average of those in training.")
+    facts.append("The whole configuration lies in the checkpoint as `train.yaml`.")
+    return " ".join(facts)
+
+
+def _data(results: Mapping[str, Any]) -> str:
+    trained = ((results.get("training") or {}).get("data") or {}).get("sources")
+    counts = results.get("data", {})
+    readers = {name: row.get("reader", name) for name, row in (trained or {}).items()}
+    if not readers:
+        readers = {name: row["reader"] for name, row in results["config"]["sources"].items()}
+    weights = {name: float(row.get("weight", 1.0)) for name, row in (trained or {}).items()}
+    rows = []
+    for name, reader in readers.items():
+        title, licence = SOURCES.get(reader, UNKNOWN_SOURCE)
+        num = counts.get(name, {})
+        share = f"{weights[name] / sum(weights.values()):.0%}" if sum(weights.values()) else "-"
+        rows.append((name, title, licence, _count(num.get("train")), share, _count(num.get("validation"))))
+    return _table(("source", "what", "licence", "training photos", "share drawn", "validation photos"), rows)
+
+
+def _count(number: int | None) -> str:
+    return "not counted" if number is None else f"{number:,}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) if len(lines) > 2 else "Not measured."

@@ -1,0 +1,338 @@
+"""The command line: `vlm describe photo.jpg`, `vlm train configs/train/embedded.yaml`, ... .
+
+What a command needs is imported when it runs, so that `vlm --help` and mistyped commands answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tasks.results import Result
+
+__all__ = ["build_parser", "main", "parse_args"]
+
+OK, FAILED, USAGE = 0, 1, 2
+
+_EPILOG = """\
+PHOTO is a file, a URL, a folder or a pattern such as 'photos/*.jpg'. A photo that cannot be read is named on
+standard error and the rest go on; the exit status is then 1. Wrong usage exits with 2.
+With VLM_TRACEBACK=1 an error shows where it came from.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 (something failed) or 2 (wrong usage)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name need not be valid in the terminal's encoding; it must not end the run.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if arguments[:1] == ["train"]:
+            # Its options are the fields of the config, so that jsonargparse reads them.
+            from vlm.train import main as train
+
+            return train(arguments[1:]) or OK
+        args = parse_args(arguments)
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # The reader (`| head`) has what it wants. Python would complain once more while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        print("vlm: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("VLM_TRACEBACK"):
+            raise
+        print(f"vlm: {error}", file=sys.stderr)
+        return FAILED
+
+
+# -- the parser ----------------------------------------------------------------------------------------
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"vlm {metadata.version('vlm')}")
+        parser.exit()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options. `train` is listed but reads its own."""
+    parser = argparse.ArgumentParser(
+        prog="vlm",
+        description="Describe what people wear: captions, answers, boxes and attributes from one look at a photo.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], text: str, *, photos: bool = False, draw: bool = False
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(run=run, usage_error=sub.error)
+        if photos:
+            sub.add_argument("photos", nargs="+", metavar="PHOTO", help="files, URLs, folders or patterns")
+            sub.add_argument("--json", action="store_true", help="print one JSON object a line")
+            sub.add_argument("--checkpoint", metavar="DIR", help="a checkpoint directory or Hub id (default: embedded)")
+            sub.add_argument("--device", help="for example cpu or cuda:1 (default: the GPU where there is one)")
+            if draw:
+                sub.add_argument(
+                    "--draw", metavar="OUT", help="draw the boxes: out.png, or a folder where there are several photos"
+                )
+        return sub
+
+    describe = command("describe", _describe, "describe the whole outfit, garment by garment", photos=True, draw=True)
+    describe.add_argument("--detail", choices=("brief", "detailed"), default="brief", help="default: %(default)s")
+    describe.add_argument(
+        "--min-score", type=float, default=0.0, metavar="P", help="leave out garments less sure than this (default: 0)"
+    )
+    ask = command("ask", _ask, "answer a question about photos", photos=True)
+    ask.add_argument("question", metavar="QUESTION", help='for example "what colour are the boots?"')
+    ground = command("ground", _ground, "find what a phrase means", photos=True, draw=True)
+    ground.add_argument("phrase", metavar="PHRASE", help='for example "the red bag"')
+    caption = command("caption", _caption, "say what is in a photo", photos=True)
+    caption.add_argument("--detail", choices=("brief", "detailed"), default="brief", help="default: %(default)s")
+    command("detect", _detect, "find all garments and their boxes", photos=True, draw=True)
+    attributes = command("attributes", _attributes, "tell the attributes of one garment", photos=True)
+    attributes.add_argument("--garment", metavar="NAME", help="for example coat; needed unless --box is given")
+    attributes.add_argument("--box", nargs=4, type=float, metavar=("X1", "Y1", "X2", "Y2"), help="pixels of the photo")
+    attributes.add_argument("--attributes", metavar="NAMES", help="for example colour,sleeve (default: all that apply)")
+
+    commands.add_parser(
+        "train",
+        help="train a model: vlm train CONFIG.yaml [--field.name=value ...]",
+        add_help=False,  # `vlm train --help` lists the config's fields
+    )
+    evaluate = command("eval", _evaluate, "measure a checkpoint with the task metrics")
+    evaluate.add_argument("--checkpoint", metavar="DIR", help="default: the embedded checkpoint")
+    evaluate.add_argument("--suite", default="embedded", help="what to measure (default: %(default)s)")
+    evaluate.add_argument("--output", metavar="JSON", help="where the results go")
+    evaluate.add_argument("--data-root", metavar="DIR", help="where the data sets lie")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="at most N records of each data set")
+    card = command("card", _card, "write the model card of measured results")
+    card.add_argument("results", metavar="RESULTS", help="the JSON that `vlm eval` wrote")
+    card.add_argument("-o", "--output", required=True, metavar="MD", help="where the card goes")
+    info = command("info", _info, "tell what a checkpoint is")
+    info.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a directory (default: embedded)")
+    info.add_argument("--json", action="store_true", help="print one JSON object")
+
+    data = commands.add_parser("data", help="check or look at training records").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    check = data.add_parser("check", help="name every broken row of a record file, with the fix")
+    check.add_argument("path", metavar="PATH", help="a JSONL or Parquet file, or a folder of them")
+    check.set_defaults(run=_data_check)
+    preview = data.add_parser("preview", help="draw records with their boxes and labels on one sheet")
+    preview.add_argument("path", metavar="PATH")
+    preview.add_argument("-o", "--output", default="outputs/preview.png", metavar="PNG", help="default: %(default)s")
+    preview.add_argument("--num", type=int, default=12, metavar="N", help="how many records (default: %(default)s)")
+    preview.set_defaults(run=_data_preview)
+    return parser
+
+
+def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
+    """As argparse, which alone would refuse photos after an option: `vlm describe a.jpg --json b.jpg`."""
+    parser = build_parser()
+    args, late = parser.parse_known_args(arguments)
+    if late:
+        if not hasattr(args, "photos") or any(word.startswith("-") for word in late):
+            getattr(args, "usage_error", parser.error)(f"unrecognized arguments: {' '.join(late)}")
+        last = next((name for name in ("question", "phrase") if hasattr(args, name)), None)
+        words = [*args.photos, *([getattr(args, last)] if last else []), *late]
+        if last:
+            setattr(args, last, words.pop())
+        args.photos = words
+    return args
+
+
+# -- commands over photos --------------------------------------------------------------------------------
+
+
+def _describe(args: argparse.Namespace) -> int:
+    if not 0 <= args.min_score <= 1:
+        args.usage_error(f"--min-score is {args.min_score}; expected a probability in [0, 1]")
+    return _over_photos(
+        args, lambda model, image: model.describe_outfit(image, detail=args.detail, min_score=args.min_score)
+    )
+
+
+def _ask(args: argparse.Namespace) -> int:
+    return _over_photos(args, lambda model, image: model.ask(image, args.question), question=args.question)
+
+
+def _ground(args: argparse.Namespace) -> int:
+    return _over_photos(args, lambda model, image: model.ground(image, args.phrase))
+
+
+def _caption(args: argparse.Namespace) -> int:
+    return _over_photos(args, lambda model, image: model.caption(image, detail=args.detail))
+
+
+def _detect(args: argparse.Namespace) -> int:
+    return _over_photos(args, lambda model, image: model.detect(image))
+
+
+def _attributes(args: argparse.Namespace) -> int:
+    from tasks.boxes import Box
+
+    if args.garment is None and args.box is None:
+        args.usage_error("give --garment, --box, or both")
+    try:
+        box = None if args.box is None else Box(*args.box)
+    except ValueError as error:
+        args.usage_error(f"--box: {error}")
+    names = None if args.attributes is None else [name.strip() for name in args.attributes.split(",")]
+    asked = {} if args.garment is None else {"garment": args.garment}
+    return _over_photos(
+        args,
+        lambda model, image: model.attributes(image, garment=args.garment, box=box, attributes=names),
+        **asked,
+    )
+
+
+def _over_photos(args: argparse.Namespace, look: Callable[[Any, Image.Image], Result], **asked: str) -> int:
+    """Open every photo, look at it, and print (and draw) the result; a bad photo is reported and passed over."""
+    from vlm.photos import drawing_paths, find_photos
+
+    failures = 0
+    photos: list[str] = []
+    for source in args.photos:
+        try:
+            photos.extend(find_photos(source))
+        except (ValueError, OSError) as error:
+            _report(source, error)
+            failures += 1
+    drawings: list[Path] = []
+    if getattr(args, "draw", None):
+        try:
+            drawings = drawing_paths(photos, args.draw)
+        except ValueError as error:
+            args.usage_error(str(error))
+    if not photos:
+        return FAILED  # no need to load a model
+
+    from vlm.images import open_image
+
+    model = _load(args.checkpoint, args.device)
+    show = _printer(args, asked)
+    for index, photo in enumerate(photos):
+        try:
+            image = open_image(photo)
+            result = look(model, image)
+        except ValueError as error:
+            _report(photo, error)
+            failures += 1
+            continue
+        show(photo, result)
+        if drawings:
+            _draw(image, result, drawings[index])
+    return FAILED if failures else OK
+
+
+def _report(name: str, error: Exception) -> None:
+    message = str(error)
+    print(f"vlm: {message if name in message else f'{name}: {message}'}", file=sys.stderr, flush=True)
+
+
+def _load(checkpoint: str | None, device: str | None) -> Any:
+    import vlm
+
+    return vlm.load(checkpoint, device=device)
+
+
+def _printer(args: argparse.Namespace, asked: Mapping[str, str]) -> Callable[[str, Result], None]:
+    """How results go to standard output, each as soon as it is there."""
+    if args.json:
+        return lambda photo, result: _print_json({"photo": photo, **asked, **result.to_dict()})
+
+    from vlm.show import make_console, show_result
+
+    console = make_console()
+    return lambda photo, result: show_result(console, photo, result)
+
+
+def _print_json(value: Mapping[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _draw(image: Image.Image, result: Result, path: Path) -> None:
+    from tasks.results import Detection, Garment, Grounding, Outfit
+    from vlm.draw import draw_boxes, draw_outfit
+    from vlm.photos import save_image
+
+    if isinstance(result, Outfit):
+        drawing = draw_outfit(image, result)
+    elif isinstance(result, Detection):
+        drawing = draw_boxes(image, result.objects)
+    else:
+        assert isinstance(result, Grounding)
+        drawing = draw_boxes(image, [Garment(result.phrase, box, score=score) for box, score in result.boxes])
+    save_image(drawing, path)
+
+
+# -- the other commands ----------------------------------------------------------------------------------
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from vlm.evaluate import main_eval
+
+    main_eval(args.checkpoint, args.suite, args.output, args.data_root, args.limit)
+    return OK
+
+
+def _card(args: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _info(args: argparse.Namespace) -> int:
+    from vlm.hub import find_checkpoint
+    from vlm.info import checkpoint_info
+
+    info = checkpoint_info(find_checkpoint(args.checkpoint))
+    if args.json:
+        _print_json(info)
+        return OK
+
+    from vlm.show import make_console, show_pairs
+
+    info["parameters"] = f"{info['parameters']:,}"
+    info["weights_bytes"] = f"{info['weights_bytes']:,}"
+    info["tasks"] = ", ".join(info["tasks"])
+    info["calibrated"] = "yes" if info["calibrated"] else "no"
+    show_pairs(make_console(), info)
+    return OK
+
+
+def _data_check(args: argparse.Namespace) -> int:
+    raise NotImplementedError
+
+
+def _data_preview(args: argparse.Namespace) -> int:
+    from vlm.data.preview import preview
+
+    preview(args.path, args.output, args.num)
+    print(args.output)
+    return OK
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

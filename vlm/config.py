@@ -1,0 +1,205 @@
+"""Every configuration, as frozen dataclasses that check themselves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of records."""
+
+    reader: str
+    """Name in tasks.readers.READERS: ccp, clothing, products or jsonl."""
+    weight: float = 1.0
+    """Share of the positions that draw from this source, relative to the others."""
+    path: str | None = None
+    """File or folder for readers that need one; the data root otherwise."""
+    split: str = "train"
+    """Which split of the source is drawn from."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, f"source {self.reader}: weight is {self.weight}; expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """How pictures are varied; boxes and words follow."""
+
+    flip: float = 0.5
+    """Probability of a mirror image; left and right swap in the texts."""
+    crop: float = 0.5
+    """Probability of a random crop."""
+    min_crop: float = 0.5
+    """Smallest share of the area kept where every garment has a box."""
+    min_crop_unboxed: float = 0.8
+    """Smallest share kept where it is not known what a crop would cut off."""
+    brightness: float = 0.2
+    """Largest relative change of brightness and contrast. Hue is left alone: colours are labels."""
+    erase: float = 0.0
+    """Probability of blanking a small rectangle in photos without boxes."""
+    rotate: float = 0.0
+    """Largest rotation in degrees, for photos without boxes."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "crop", "erase"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"augment.{name} is {value}; expected a probability in [0, 1]")
+        for name in ("min_crop", "min_crop_unboxed"):
+            value = getattr(self, name)
+            _require(0 < value <= 1, f"augment.{name} is {value}; expected a share in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """A part of the run: what is drawn and at which resolution."""
+
+    until: float = 1.0
+    """The stage ends at this share of the run."""
+    patch_budget: int = 108
+    """Most image tokens a picture."""
+    prompts_per_image: int = 6
+    """Prompts packed beside each picture."""
+    task_weights: dict[str, float] = field(
+        default_factory=lambda: {"caption": 1.0, "vqa": 1.0, "grounding": 1.0, "detection": 1.0, "attributes": 1.0}
+    )
+    """Relative share of each task among the prompts; 0 leaves a task out."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.until <= 1, f"stage.until is {self.until}; expected a share in (0, 1]")
+        _require(self.patch_budget > 0, f"stage.patch_budget is {self.patch_budget}; expected at least 1")
+        _require(self.prompts_per_image > 0, f"stage.prompts_per_image is {self.prompts_per_image}; expected at least 1")
+        _require(
+            bool(self.task_weights) and all(w >= 0 for w in self.task_weights.values()) and any(self.task_weights.values()),
+            f"stage.task_weights is {self.task_weights}; expected weights of 0 or more, at least one above 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on."""
+
+    sources: dict[str, SourceConfig]
+    """Name -> source."""
+    data_root: str | None = None
+    """Folder of the photos; None for VLM_DATA or ../shared/data."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How pictures are varied."""
+    stages: tuple[StageConfig, ...] = (StageConfig(),)
+    """In order; the last one ends at 1.0."""
+    num_workers: int = 1
+    """Loader processes; the samples do not depend on it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        _require(bool(self.sources), "data.sources is empty; name at least one source")
+        _require(
+            any(source.weight > 0 for source in self.sources.values()), "every source has weight 0; raise at least one"
+        )
+        ends = [stage.until for stage in self.stages]
+        _require(
+            bool(ends) and ends == sorted(ends) and math.isclose(ends[-1], 1.0),
+            f"stages end at {ends}; expected rising shares that end at 1.0",
+        )
+        _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and a cosine or warm-up-stable-decay schedule."""
+
+    learning_rate: float = 1e-3
+    """Peak."""
+    weight_decay: float = 0.05
+    """On matrices and filters; not on norms and embeddings."""
+    beta1: float = 0.9
+    """Decay of the gradient's mean."""
+    beta2: float = 0.98
+    """Decay of the gradient's square."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    warmup_steps: int = 200
+    """Linear warm-up."""
+    schedule: str = "wsd"
+    """"cosine", or "wsd": constant after the warm-up, then a decay over `decay_fraction` of the run."""
+    decay_fraction: float = 0.3
+    """Share of the run over which "wsd" decays, with a 1 - sqrt curve."""
+    min_ratio: float = 0.0
+    """Learning rate at the end, relative to the peak."""
+    ema_decay: float = 0.999
+    """Averaging of the weights; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"optim.learning_rate is {self.learning_rate}; expected more than 0")
+        _require(self.schedule in ("cosine", "wsd"), f"optim.schedule is {self.schedule!r}; expected cosine or wsd")
+        _require(0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; expected [0, 1)")
+        _require(0 <= self.decay_fraction <= 1, f"optim.decay_fraction is {self.decay_fraction}; expected [0, 1]")
+        _require(self.max_grad_norm > 0, f"optim.max_grad_norm is {self.max_grad_norm}; expected more than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    output_dir: str
+    """Checkpoints, logs and the exported model go here."""
+    model: str
+    """YAML of the model's shape, or a checkpoint to go on from."""
+    data: DataConfig
+    """What is trained on."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """How."""
+    num_steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Images a step, over all processes and micro-batches."""
+    micro_batch_size: int | None = None
+    """Images a forward pass and process; None for the whole share."""
+    seed: int = 0
+    """Of the samples, the augmentation and the initial weights."""
+    mixed_precision: str = "bf16"
+    """"no", "bf16" or "fp16"."""
+    cpu: bool = False
+    """Stay on the CPU even where there is a GPU."""
+    task_loss_weights: dict[str, float] = field(default_factory=dict)
+    """Factor on the tokens of a task; 1 where not named."""
+    log_every: int = 10
+    """Steps between log lines."""
+    eval_every: int = 0
+    """Steps between validations; 0 for none."""
+    eval_records: int = 64
+    """Validation records a source."""
+    save_every: int = 500
+    """Steps between checkpoints; 0 for only the last."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    tensorboard: bool = True
+    """Write TensorBoard logs through Accelerate."""
+    tokenizer: str | None = None
+    """Folder with a tokenizer; None trains one on the sources' texts."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_steps > 0, f"num_steps is {self.num_steps}; expected at least 1")
+        _require(self.batch_size > 0, f"batch_size is {self.batch_size}; expected at least 1")
+        _require(
+            self.micro_batch_size is None or self.micro_batch_size > 0,
+            f"micro_batch_size is {self.micro_batch_size}; expected at least 1 or null",
+        )
+        _require(
+            self.mixed_precision in ("no", "bf16", "fp16"),
+            f"mixed_precision is {self.mixed_precision!r}; expected no, bf16 or fp16",
+        )
+        _require(self.keep_checkpoints > 0, f"keep_checkpoints is {self.keep_checkpoints}; expected at least 1")
+
+    def stage_at(self, step: int) -> StageConfig:
+        """The stage that `step` (from 0) belongs to."""
+        for stage in self.data.stages:
+            if step < stage.until * self.num_steps:
+                return stage
+        return self.data.stages[-1]

@@ -1,0 +1,1 @@
+"""Records: stored, checked, looked at, varied and mixed."""

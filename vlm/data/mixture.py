@@ -1,0 +1,216 @@
+"""Samples as a pure function of (seed, position).
+
+Position -> source, record, augmentation and the prompts drawn, whatever the number of workers or processes:
+a run resumes from one integer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tasks import TASKS
+from tasks.base import Example, Record
+from vlm.config import AugmentConfig, SourceConfig, StageConfig
+from vlm.data.augment import augment
+from vlm.processor import OneLookProcessor, PackedTarget
+
+BLOCK = 1000
+"""Positions a block: each holds every source in its exact share, in an order of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One packed row before padding."""
+
+    position: int
+    record_id: str
+    pixels: Tensor
+    prompts: tuple[tuple[int, ...], ...]
+    targets: tuple[PackedTarget, ...]
+    tasks: tuple[str, ...]
+
+
+def generator(*keys: int | str) -> random.Random:
+    """An explicit generator for these keys (Python hashes strings of seeds with SHA-512: stable everywhere)."""
+    return random.Random(":".join(str(key) for key in keys))
+
+
+class SourceSchedule:
+    """Which record of which source stands at a position: exact shares in every block, without replacement
+    within a pass over a source.
+
+    Raises:
+        ValueError: a source with a weight but no records.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
+        self.names = [name for name in sizes if weights[name] > 0]
+        empty = [name for name in self.names if sizes[name] == 0]
+        if empty:
+            raise ValueError(f"sources without records: {', '.join(empty)}; set their weight to 0 or check their paths")
+        self.sizes = dict(sizes)
+        self.seed = seed
+        total = sum(weights[name] for name in self.names)
+        exact = [BLOCK * weights[name] / total for name in self.names]
+        counts = [int(value) for value in exact]
+        # Largest remainders get the rest, so that the counts add up to a block.
+        order = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
+        for index in order[: BLOCK - sum(counts)]:
+            counts[index] += 1
+        self.counts = dict(zip(self.names, counts, strict=True))
+        self._layout = np.repeat(np.arange(len(self.names)), counts)
+        self._blocks: dict[int, np.ndarray] = {}
+        self._passes: dict[tuple[str, int], np.ndarray] = {}
+
+    def _shuffled(self, cache: dict, key: object, values: np.ndarray, *seeds: int | str) -> np.ndarray:
+        if key not in cache:
+            if len(cache) > 8:
+                cache.clear()
+            order = list(range(len(values)))
+            generator(self.seed, *seeds).shuffle(order)
+            cache[key] = values[order]
+        return cache[key]
+
+    def __call__(self, position: int) -> tuple[str, int]:
+        block, offset = divmod(position, BLOCK)
+        layout = self._shuffled(self._blocks, block, self._layout, "block", block)
+        source = int(layout[offset])
+        name = self.names[source]
+        drawn = block * self.counts[name] + int((layout[:offset] == source).sum())
+        number, index = divmod(drawn, self.sizes[name])
+        order = self._shuffled(self._passes, (name, number), np.arange(self.sizes[name]), "pass", name, number)
+        return name, int(order[index])
+
+
+def draw_examples(
+    record: Record, task_weights: Mapping[str, float], num: int, rng: random.Random
+) -> list[Example]:
+    """Up to `num` different examples of the record, tasks in proportion to their weights."""
+    pools: dict[str, list[Example]] = {}
+    for name, weight in task_weights.items():
+        if weight > 0:
+            examples = list(TASKS[name].examples(record, rng))
+            rng.shuffle(examples)
+            if examples:
+                pools[name] = examples
+    drawn: list[Example] = []
+    while pools and len(drawn) < num:
+        names = list(pools)
+        name = rng.choices(names, [task_weights[n] for n in names])[0]
+        drawn.append(pools[name].pop())
+        if not pools[name]:
+            del pools[name]
+    return drawn
+
+
+class MixtureDataset(Dataset[Sample]):
+    """Position -> `Sample`.
+
+    Args:
+        records: source name -> records.
+        stage_at: position -> stage.
+        task_loss_weights: factor on a task's tokens.
+    """
+
+    def __init__(
+        self,
+        records: Mapping[str, Sequence[Record]],
+        sources: Mapping[str, SourceConfig],
+        processor: OneLookProcessor,
+        stage_at: Callable[[int], StageConfig],
+        augment_config: AugmentConfig | None,
+        *,
+        seed: int,
+        num_positions: int,
+        task_loss_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.records = {name: list(rows) for name, rows in records.items()}
+        self.schedule = SourceSchedule(
+            {name: len(rows) for name, rows in self.records.items()},
+            {name: sources[name].weight for name in self.records},
+            seed,
+        )
+        self.processor = processor
+        self.stage_at = stage_at
+        self.augment_config = augment_config
+        self.seed = seed
+        self.num_positions = num_positions
+        self.task_loss_weights = dict(task_loss_weights or {})
+
+    def __len__(self) -> int:
+        return self.num_positions
+
+    def __getitem__(self, position: int) -> Sample:
+        name, index = self.schedule(position)
+        record = self.records[name][index]
+        rng = generator(self.seed, "sample", position)
+        image = self.processor.open_image(record.image)
+        if (image.height, image.width) != tuple(record.image_size):
+            raise ValueError(
+                f"{record.image} is {image.height} x {image.width} but its record says {record.image_size}; "
+                "run `vlm data check` on the source"
+            )
+        return self.make_sample(position, image, record, rng)
+
+    def make_sample(self, position: int, image: Image.Image, record: Record, rng: random.Random) -> Sample:
+        stage = self.stage_at(position)
+        variants = [(image, record)]
+        if self.augment_config is not None:
+            variants.insert(0, augment(image, record, self.augment_config, rng))
+        # A crop may leave nothing to ask about, and a stage's tasks may not suit a record: then the whole picture,
+        # then any task, so that a position always gives a sample.
+        any_task = dict.fromkeys(TASKS, 1.0)
+        for (image, record), weights in itertools.product(variants, (stage.task_weights, any_task)):
+            examples = draw_examples(record, weights, stage.prompts_per_image, rng)
+            if examples:
+                break
+        else:
+            raise ValueError(f"record {record.id} has no labels that any task can ask for; leave it out of the source")
+        prompts, targets = [], []
+        for example in examples:
+            task = TASKS[example.task]
+            prompts.append(tuple(self.processor.encode_prompt(task.prompt(example.inputs, record.image_size))))
+            weight = example.weight * self.task_loss_weights.get(example.task, 1.0)
+            ids = self.processor.encode_target(task.target(example.label, record.image_size))
+            targets.append(PackedTarget(ids=tuple(ids), weight=weight))
+        return Sample(
+            position=position,
+            record_id=record.id,
+            pixels=self.processor.pixels(image, stage.patch_budget),
+            prompts=tuple(prompts),
+            targets=tuple(targets),
+            tasks=tuple(example.task for example in examples),
+        )
+
+
+class PackingCollator:
+    """Samples -> one batch of packed rows (see `OneLookProcessor.collate`), plus what the log wants to know."""
+
+    def __init__(self, processor: OneLookProcessor) -> None:
+        self.processor = processor
+        self.task_index = {name: index for index, name in enumerate(TASKS)}
+
+    def __call__(self, samples: Sequence[Sample]) -> dict:
+        batch = self.processor.collate(
+            [sample.pixels for sample in samples],
+            [sample.prompts for sample in samples],
+            [sample.targets for sample in samples],
+        )
+        batch["positions"] = [sample.position for sample in samples]
+        batch["record_ids"] = [sample.record_id for sample in samples]
+        tasks = batch["labels"].new_full(batch["labels"].shape, -1)
+        for row, sample in enumerate(samples):
+            start = 0
+            for task, target in zip(sample.tasks, sample.targets, strict=True):
+                tasks[row, start : start + len(target.ids)] = self.task_index[task]
+                start += len(target.ids)
+        batch["task_ids"] = tasks
+        return batch

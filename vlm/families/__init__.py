@@ -1,0 +1,97 @@
+"""Checkpoint families: what a model must be able to do for the API to speak through it.
+
+A family is one file. It turns pictures into features once, answers any number of prompts about them,
+and knows how its checkpoints lie on disk. Everything else (tasks, grammars, parsing, calibration,
+batches) is the same for all of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from vlm.generate import Decoding, Generated
+from vlm.token_masks import Automaton
+
+__all__ = ["FAMILIES", "Family", "Prompt", "load_family", "make_family"]
+
+FAMILIES: Mapping[str, str] = {"onelook": "vlm.families.onelook:OneLook"}
+"""`model_type` in a checkpoint's config.json -> module:class, imported when needed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A prompt about image number `image` of the features, and what its answer may be made of."""
+
+    image: int
+    text: str
+    automaton: Automaton | None
+    decoding: Decoding
+
+
+class Family(Protocol):
+    """A model with its tokenizer and image processing."""
+
+    model: Any
+    """The torch module, for its parameters, device and config."""
+
+    def __init__(self, model: Any, processor: Any) -> None: ...
+
+    @classmethod
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
+        """Raises ValueError where `path` is not a whole checkpoint of the family."""
+
+    def save_pretrained(self, path: Path) -> None: ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Any:
+        """Look at the images. The result serves any number of `generate` and `score` calls."""
+
+    def generate(self, features: Any, prompts: Sequence[Prompt]) -> list[Generated]: ...
+
+    def score(self, features: Any, prompts: Sequence[tuple[int, str, Sequence[str]]]) -> list[list[float]]:
+        """(image, prompt, candidates) -> log-probability of every candidate, not bound to a grammar."""
+
+
+def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
+    """The model in a checkpoint directory, by the `model_type` in its config.json.
+
+    Raises:
+        ValueError: no or unreadable config.json, or a family that is not known.
+    """
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        raise ValueError(f"{path}: has no config.json, so it is not a checkpoint directory")
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8"))
+        model_type = config["model_type"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{config_path}: is damaged or names no model_type: {error}") from error
+    try:
+        family = _family(model_type)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return family.from_pretrained(path, device=device, dtype=dtype)
+
+
+def make_family(model: Any, processor: Any) -> Family:
+    """The family of a model in memory, for example one in training.
+
+    Raises:
+        ValueError: a model of no known family.
+    """
+    return _family(model.config.model_type)(model, processor)
+
+
+def _family(model_type: str) -> type[Family]:
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type {model_type!r} is not a known family; known: {', '.join(FAMILIES)}")
+    module, name = FAMILIES[model_type].split(":")
+    family: type[Family] = getattr(importlib.import_module(module), name)
+    return family

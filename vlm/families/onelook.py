@@ -1,0 +1,106 @@
+"""The project's own family: the one-look encoder-decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+
+from vlm.families import Prompt
+from vlm.generate import Generated, Job, generate, score_candidates
+from vlm.model import ImageFeatures, OneLookModel
+from vlm.processor import OneLookProcessor
+from vlm.token_masks import TokenMasks
+
+__all__ = ["OneLook"]
+
+MAX_PROMPT_TOKENS = 512
+"""Attention over prompts grows with their length squared; training never comes near this."""
+
+
+class OneLook:
+    """A `OneLookModel` and its processor. The model may be one in training: it is put into eval mode for
+    each call, and back afterwards."""
+
+    def __init__(self, model: OneLookModel, processor: OneLookProcessor) -> None:
+        self.model: Any = model
+        self.processor = processor
+        self._masks: TokenMasks | None = None
+
+    @classmethod
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> OneLook:
+        if not any(path.glob("*.safetensors")):
+            raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
+        try:
+            model, loading = OneLookModel.from_pretrained(
+                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+            )
+        except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
+            raise ValueError(f"{path}: the weights cannot be read: {error}") from error
+        # transformers only warns, and then answers with random weights.
+        wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
+        if wrong:
+            raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
+        return cls(model.to(device).eval(), OneLookProcessor.from_pretrained(path, model.config))
+
+    def save_pretrained(self, path: Path) -> None:
+        self.model.save_pretrained(str(path))
+        self.processor.save_pretrained(path)
+
+    @property
+    def masks(self) -> TokenMasks:
+        if self._masks is None:  # takes a moment, and only generation needs it
+            self._masks = TokenMasks(self.processor.tokenizer, self.model.config.vocab_size)
+        return self._masks
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> ImageFeatures:
+        batch = self.processor.collate_images(images)
+        weight = next(self.model.parameters())
+        with self._evaluating():
+            return self.model.encode_images(
+                [group.to(weight.device, weight.dtype) for group in batch["pixel_values"]],
+                [index.to(weight.device) for index in batch["image_index"]],
+            )
+
+    def generate(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> list[Generated]:
+        jobs = [
+            Job(
+                image=prompt.image,
+                prompt_ids=self._prompt_ids(prompt.text),
+                automaton=prompt.automaton,
+                decoding=prompt.decoding,
+            )
+            for prompt in prompts
+        ]
+        with self._evaluating():
+            return generate(self.model, self.masks, features, jobs)
+
+    def score(self, features: ImageFeatures, prompts: Sequence[tuple[int, str, Sequence[str]]]) -> list[list[float]]:
+        encode = self.processor.encode_target
+        encoded = [
+            (image, self._prompt_ids(prompt), [encode(candidate) for candidate in candidates])
+            for image, prompt, candidates in prompts
+        ]
+        with self._evaluating():
+            return score_candidates(self.model, features, encoded)
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        ids = self.processor.encode_prompt(text)
+        if len(ids) > MAX_PROMPT_TOKENS:
+            raise ValueError(f"the prompt has {len(ids)} tokens, at most {MAX_PROMPT_TOKENS}: {text[:60]!r}...")
+        return ids
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)

@@ -1,0 +1,76 @@
+"""What a checkpoint directory holds, read from its headers: no weights are loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tasks import TASKS
+
+__all__ = ["EMBEDDED", "checkpoint_info"]
+
+EMBEDDED = Path(__file__).parent / "embedded"
+"""The checkpoint that the package ships."""
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_image_layers",
+    "num_joint_layers",
+    "num_decoder_layers",
+    "patch_budget",
+)
+
+
+def checkpoint_info(folder: Path) -> dict[str, Any]:
+    """JSON-ready facts of a checkpoint directory.
+
+    Raises:
+        ValueError: no readable config.json, no weights, or a damaged weights file.
+    """
+    config = _read_config(folder)
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ValueError(f"{folder}: no *.safetensors in it; vlm loads weights from nothing else")
+    parameters, dtypes = 0, set()
+    for file in weights:
+        count, kinds = _read_header(file)
+        parameters += count
+        dtypes |= kinds
+    return {
+        "checkpoint": str(folder),
+        "family": config.get("model_type", "unknown"),
+        "parameters": parameters,
+        "dtype": ", ".join(sorted(dtypes)),
+        "weights_bytes": sum(file.stat().st_size for file in weights),
+        **{name: config[name] for name in _SIZES if name in config},
+        "tasks": list(TASKS),
+        "calibrated": (folder / "calibration.json").is_file(),
+    }
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: no config.json in it; give a checkpoint directory") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: expected a JSON object, found {type(config).__name__}")
+    return config
+
+
+def _read_header(file: Path) -> tuple[int, set[str]]:
+    """(number of parameters, dtypes) of one safetensors file."""
+    try:
+        with safe_open(file, framework="np") as tensors:
+            slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 - not a mapping
+            return sum(math.prod(part.get_shape()) for part in slices), {str(part.get_dtype()) for part in slices}
+    except SafetensorError as error:
+        raise ValueError(f"{file}: is damaged or not a safetensors file: {error}") from error

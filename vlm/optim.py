@@ -1,0 +1,79 @@
+"""Optimizer groups, learning-rate schedules and the average of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vlm.config import OptimConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; matrices and filters decay, norms and embeddings do not."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
+    others = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True
+    )
+
+
+def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
+    """Of step `step` (from 0). "wsd": constant, then 1 - sqrt (arXiv 2405.18392)."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    if config.schedule == "cosine":
+        done = max(0, step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+        shape = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    else:
+        start = decay_start(num_steps, config)
+        done = max(0.0, (step - start) / max(1, num_steps - start))
+        shape = 1 - math.sqrt(min(1.0, done))
+    return config.learning_rate * warmup * (config.min_ratio + (1 - config.min_ratio) * shape)
+
+
+def decay_start(num_steps: int, config: OptimConfig) -> int:
+    """First step of the decay of "wsd"."""
+    return round(num_steps * (1 - config.decay_fraction))
+
+
+class WeightAverage:
+    """Exponential moving average of the trained weights, in float32.
+
+    The decay grows from 0.1 with the number of updates, so that the average is useful early.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.shadow = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        shadows, values = [], []
+        for name, parameter in model.named_parameters():
+            shadows.append(self.shadow[name])
+            values.append(parameter.detach().float())
+        torch._foreach_lerp_(shadows, values, 1 - decay)
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        return {"num_updates": self.num_updates, **{f"shadow.{name}": value for name, value in self.shadow.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+        self.num_updates = int(state["num_updates"])
+        for name in self.shadow:
+            self.shadow[name].copy_(state[f"shadow.{name}"])  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            parameter.copy_(self.shadow[name].to(parameter.dtype))

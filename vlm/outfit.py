@@ -1,0 +1,126 @@
+"""The main job: what is worn, in words and in fields, from one look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tasks.boxes import iou
+from tasks.results import Caption, Detection, Garment, Outfit
+from vlm.request import EncodedImage, Reply, Request
+
+if TYPE_CHECKING:
+    from vlm.api import VLM, AnyImage
+
+__all__ = ["describe_outfit", "describe_outfits"]
+
+DUPLICATE_IOU = 0.7
+"""Two boxes of one label that overlap more than this are one garment said twice."""
+
+NOTHING_FOUND = "No garments were found in this picture."
+
+
+def describe_outfit(
+    model: VLM, image: AnyImage, *, detail: str = "brief", min_score: float = 0.0, num_beams: int = 1
+) -> Outfit:
+    """Describe what is worn in an image: a summary, and every garment with box, attributes and scores.
+
+    The image is looked at once. Garments and summary come from one packed pass over its features, the
+    attributes of all garments from a second.
+
+    Args:
+        model: what `vlm.load` gives.
+        image: anything that `VLM` takes as an image.
+        detail: of the summary, "brief" or "detailed".
+        min_score: garments less sure than this are left out.
+        num_beams: of all decoding.
+
+    Returns:
+        The outfit, largest garment first. `score` is the summary's. Where nothing is found the summary says
+        so, and `score` is the probability of that.
+
+    Raises:
+        ValueError: an image that cannot be opened, or an option out of range.
+    """
+    return describe_outfits(model, [image], detail=detail, min_score=min_score, num_beams=num_beams)[0]
+
+
+def describe_outfits(
+    model: VLM,
+    images: Sequence[AnyImage],
+    *,
+    detail: str = "brief",
+    min_score: float = 0.0,
+    num_beams: int = 1,
+    batch_size: int = 8,
+) -> list[Outfit]:
+    """`describe_outfit` of many images, `batch_size` at a time."""
+    if not 0.0 <= min_score <= 1.0:
+        raise ValueError(f"min_score is {min_score}; expected a probability in [0, 1]")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1 image")
+    outfits: list[Outfit] = []
+    for start in range(0, len(images), batch_size):
+        looks = model.encode(images[start : start + batch_size])
+        outfits += _describe(model, looks, detail, min_score, num_beams)
+    return outfits
+
+
+def _describe(model: VLM, looks: Sequence[EncodedImage], detail: str, min_score: float, num_beams: int) -> list[Outfit]:
+    replies = model.reply(
+        [
+            request
+            for look in looks
+            for request in (
+                Request(look, "detection", num_beams=num_beams),
+                Request(look, "caption", detail=detail, num_beams=num_beams),
+            )
+        ],
+        batch_size=len(looks),
+    )
+    detections: list[Detection] = [model.result(reply) for reply in replies[0::2]]
+    captions: list[Caption] = [model.result(reply) for reply in replies[1::2]]
+    garments = [without_duplicates([g for g in d.objects if g.score >= min_score]) for d in detections]
+    attributes = iter(
+        model.generate(
+            [
+                Request(look, "attributes", garment=garment.label, box=garment.box, num_beams=num_beams)
+                for look, worn in zip(looks, garments, strict=True)
+                for garment in worn
+            ],
+            batch_size=len(looks),
+        )
+    )
+    outfits = []
+    for caption, detection, reply, worn in zip(captions, detections, replies[0::2], garments, strict=True):
+        full = tuple(replace(garment, attributes=next(attributes)) for garment in worn)
+        cut = detection.truncated or any(garment.attributes.truncated for garment in full if garment.attributes)
+        if full:
+            outfits.append(Outfit(caption.text, full, caption.score, cut or caption.truncated))
+        else:
+            outfits.append(Outfit(NOTHING_FOUND, (), _nothing_score(detection, reply), cut))
+    return outfits
+
+
+def _nothing_score(detection: Detection, reply: Reply) -> float:
+    """Probability that nothing is worn: what the model gave its "none", or what the surest garment leaves."""
+    if detection.objects:
+        return 1.0 - max(garment.score for garment in detection.objects)
+    return min(1.0, math.exp(reply.generated.logprob))
+
+
+def without_duplicates(garments: Sequence[Garment]) -> list[Garment]:
+    """Of near-equal boxes of one label the surest stays; the order is kept."""
+    kept: list[Garment] = []
+    for garment in sorted(garments, key=lambda g: -g.score):
+        if not any(_same(garment, other) for other in kept):
+            kept.append(garment)
+    return [garment for garment in garments if any(garment is other for other in kept)]
+
+
+def _same(first: Garment, second: Garment) -> bool:
+    if first.label != second.label or first.box is None or second.box is None:
+        return False
+    return iou(first.box, second.box) > DUPLICATE_IOU

@@ -1,0 +1,133 @@
+"""What an evaluation measures: sources, measures and limits, read from configs/eval."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.base import Record
+from tasks.readers import READERS
+from vlm.probes import MEASURES
+
+__all__ = ["SourceSettings", "Suite", "choose_records", "load_suite", "read_sources"]
+
+_CONFIGS = (Path(__file__).parent / "_configs", Path(__file__).parent.parent / "configs")
+"""In a wheel, and in a checkout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """What is measured on one source.
+
+    Attributes:
+        reader: name in `tasks.readers.READERS`.
+        measures: some of `vlm.probes.MEASURES`.
+        split: which records.
+        path: for readers that need one; the data root otherwise.
+        limit: at most so many records, drawn by a hash of their ids; None for all.
+
+    Raises:
+        ValueError: an unknown reader or measure, or a limit below 1.
+    """
+
+    reader: str
+    measures: tuple[str, ...] = MEASURES
+    split: str = "validation"
+    path: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "measures", tuple(self.measures))
+        if self.reader not in READERS:
+            raise ValueError(f"unknown reader {self.reader!r}; known: {', '.join(READERS)}")
+        for name in self.measures:
+            if name not in MEASURES:
+                raise ValueError(f"unknown measure {name!r}; known: {', '.join(MEASURES)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is {self.limit}; expected at least 1 record, or null for all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """What is measured: sources by name, and how. `num_resamples` is of the bootstrap; 0 for no intervals."""
+
+    sources: Mapping[str, SourceSettings]
+    seed: int = 0
+    batch_size: int = 16
+    num_resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty; name at least one")
+        if self.batch_size < 1 or self.num_resamples < 0:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and num_resamples {self.num_resamples}; expected at least 1 and 0"
+            )
+
+
+def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
+    """`configs/eval/NAME.yaml`, or a YAML file by its path.
+
+    Raises:
+        ValueError: no such suite (the known ones are listed), or a wrong field in it.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        known = {file.stem: file for folder in _CONFIGS for file in sorted((folder / "eval").glob("*.yaml"))}
+        if path.name not in known:
+            raise ValueError(f"unknown suite {str(name_or_path)!r}; known: {', '.join(sorted(known))}, or a YAML file")
+        path = known[path.name]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; name a suite or its YAML file")
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = _known_fields(Suite, found)
+        sources = {
+            name: SourceSettings(**_known_fields(SourceSettings, row)) for name, row in values["sources"].items()
+        }
+        return Suite(**{**values, "sources": sources})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {error}; expected the fields of configs/eval/validation.yaml") from error
+
+
+def _known_fields(kind: type, values: Any) -> dict[str, Any]:
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"unknown field {name!r}; known: {', '.join(known)}")
+    return dict(values)
+
+
+def read_sources(suite: Suite, data_root: str | os.PathLike[str] | None = None) -> dict[str, list[Record]]:
+    """Source -> all of its records, of every split."""
+
+    def root(settings: SourceSettings) -> Path | None:
+        place = settings.path or data_root
+        return None if place is None else Path(place)
+
+    return {name: list(READERS[settings.reader](root(settings))) for name, settings in suite.sources.items()}
+
+
+def choose_records(rows: Sequence[Record], suite: Suite, name: str, limit: int | None = None) -> list[Record]:
+    """Those of the source's split, at most `limit` (and the suite's own limit), in the order of the source.
+
+    Raises:
+        ValueError: the split is empty.
+    """
+    settings = suite.sources[name]
+    chosen = [record for record in rows if record.split == settings.split]
+    if not chosen:
+        splits = ", ".join(sorted({record.split for record in rows})) or "none at all"
+        raise ValueError(f"source {name} has no records in split {settings.split!r}; there are: {splits}")
+    limits = [number for number in (limit, settings.limit) if number is not None]
+    if not limits or len(chosen) <= min(limits):
+        return chosen
+    drawn = sorted(chosen, key=lambda record: hashlib.sha256(f"{suite.seed}:{record.id}".encode()).digest())
+    kept = {record.id for record in drawn[: min(limits)]}
+    return [record for record in chosen if record.id in kept]

@@ -1,0 +1,205 @@
+"""Which tokens a grammar lets the decoder emit next.
+
+A task's grammar speaks of bytes and locations and knows no tokenizer. Here the vocabulary becomes a
+trie over its tokens' bytes, and a state's mask is found by walking trie and automaton together; masks
+are kept, so a state is walked once.
+"""
+
+# V vocabulary
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tasks.boxes import LOCATION as LOCATION_TEXT
+
+__all__ = ["LOCATION", "Automaton", "GrammarState", "TokenMasks"]
+
+LOCATION = 256
+"""The grammar's symbol for any location token; 0..255 are bytes."""
+
+_MAX_AUTOMATA = 64  # attributes have a grammar for each set asked; the masks of old ones are dropped
+
+
+class Automaton(Protocol):
+    """What `tasks.grammar.compile_grammar` gives: deterministic, over bytes and LOCATION."""
+
+    @property
+    def start(self) -> int: ...
+
+    def step(self, state: int, symbol: int) -> int | None: ...
+
+    def accepting(self, state: int) -> bool: ...
+
+    def symbols(self, state: int) -> frozenset[int]: ...
+
+    def box_corner(self, state: int) -> int | None:
+        """Index in its box (0 x1, 1 y1, 2 x2, 3 y2) of the location that may come next; None where none may."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarState:
+    """Where one running sequence is: the automaton's state and the bins chosen in the box it is in."""
+
+    automaton: Automaton
+    state: int
+    corners: tuple[int, ...] = ()
+
+    @property
+    def corner(self) -> int | None:
+        return self.automaton.box_corner(self.state)
+
+    @property
+    def lowest_bin(self) -> int:
+        """Smallest bin the next location may take: the second corner is not left of or above the first."""
+        corner = self.corner
+        return self.corners[corner - 2] if corner in (2, 3) else 0
+
+
+@dataclass(slots=True)
+class _Node:
+    children: dict[int, _Node] = field(default_factory=dict)
+    token_ids: list[int] = field(default_factory=list)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Character -> byte of the byte-level alphabet: printable Latin-1 stands for itself, the other
+    bytes for the characters from U+0100 on. Source: GPT-2's encoder."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class TokenMasks:
+    """Masks over one tokenizer's vocabulary.
+
+    Args:
+        tokenizer: a byte-level BPE tokenizer of transformers; its added tokens are special, and those
+            of the form `<loc_n>` are locations.
+        vocab_size: width of the masks where the model's is larger than the tokenizer's.
+
+    Raises:
+        ValueError: the vocabulary is not byte-level, lacks some byte (a grammar could then run into
+            a state that no token leaves), or has no end-of-sequence token.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int | None = None) -> None:
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        added = set(tokenizer.get_added_vocab()) | set(tokenizer.all_special_tokens)
+        if tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer has no eos_token; a grammar-bound sequence could not end")
+        self.eos_id: int = tokenizer.eos_token_id
+        self.vocab_size = max(vocab_size or 0, max(vocabulary.values()) + 1)
+        alphabet = _byte_alphabet()
+        self._root = _Node()
+        self._bytes: dict[int, bytes] = {}
+        bins = torch.full((self.vocab_size,), -1, dtype=torch.long)
+        for token, token_id in vocabulary.items():
+            location = LOCATION_TEXT.fullmatch(token)
+            if location:
+                bins[token_id] = int(location[1])
+            elif token not in added:
+                if not all(character in alphabet for character in token):
+                    raise ValueError(f"token {token!r} is not byte-level; a byte-level BPE tokenizer is needed")
+                self._add(bytes(alphabet[character] for character in token), token_id)
+        missing = 256 - len({data[0] for data in self._bytes.values() if len(data) == 1})
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {missing} of the 256 single bytes; train it with the byte-level initial alphabet"
+            )
+        self.location_bins: Tensor = bins
+        """V: the bin of each location token, -1 for the others."""
+        order = bins[bins >= 0].argsort()
+        self.location_ids: Tensor = (bins >= 0).nonzero()[:, 0][order]
+        """Token ids of the locations, by bin."""
+        self._masks: OrderedDict[Automaton, dict[int, Tensor]] = OrderedDict()
+
+    def _add(self, data: bytes, token_id: int) -> None:
+        if not data:
+            return
+        self._bytes[token_id] = data
+        node = self._root
+        for byte in data:
+            node = node.children.setdefault(byte, _Node())
+        node.token_ids.append(token_id)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for; a location's are those of its name, a special token's none."""
+        location = int(self.location_bins[token_id])
+        return f"<loc_{location}>".encode() if location >= 0 else self._bytes.get(token_id, b"")
+
+    def allowed(self, automaton: Automaton, state: int) -> Tensor:
+        """V bool: tokens all of whose bytes the automaton takes from `state`; eos where it may end."""
+        masks = self._masks.get(automaton)
+        if masks is None:
+            masks = self._masks[automaton] = {}
+            while len(self._masks) > _MAX_AUTOMATA:
+                self._masks.popitem(last=False)
+        else:
+            self._masks.move_to_end(automaton)
+        if state not in masks:
+            masks[state] = self._walk(automaton, state)
+        return masks[state]
+
+    def _walk(self, automaton: Automaton, state: int) -> Tensor:
+        mask = torch.zeros(self.vocab_size, dtype=torch.bool)
+        token_ids: list[int] = []
+        pending = [(self._root, state)]
+        while pending:
+            node, here = pending.pop()
+            token_ids += node.token_ids
+            symbols = automaton.symbols(here)
+            for byte in node.children.keys() & symbols:
+                after = automaton.step(here, byte)
+                if after is not None:
+                    pending.append((node.children[byte], after))
+        mask[token_ids] = True
+        if automaton.step(state, LOCATION) is not None:
+            mask[self.location_ids] = True
+        if automaton.accepting(state):
+            mask[self.eos_id] = True
+        assert mask.any(), "an automaton's state must accept or lead on"
+        return mask
+
+    def advance(self, automaton: Automaton, state: int, token_id: int) -> int:
+        """State after a token that `allowed` allows (not eos).
+
+        Raises:
+            ValueError: the token is not allowed here.
+        """
+        after: int | None = state
+        if self.location_bins[token_id] >= 0:
+            after = automaton.step(state, LOCATION)
+        elif token_id not in self._bytes:
+            after = None
+        else:
+            for byte in self._bytes[token_id]:
+                after = automaton.step(after, byte) if after is not None else None
+        if after is None:
+            raise ValueError(f"token {token_id} ({self.token_bytes(token_id)!r}) is not allowed in state {state}")
+        return after
+
+    def start(self, automaton: Automaton) -> GrammarState:
+        return GrammarState(automaton, automaton.start)
+
+    def mask(self, state: GrammarState) -> Tensor:
+        """V bool: `allowed`, without locations that would swap the corners of the box being written."""
+        allowed = self.allowed(state.automaton, state.state)
+        lowest = state.lowest_bin
+        if lowest == 0:
+            return allowed
+        return allowed & ((self.location_bins < 0) | (self.location_bins >= lowest))
+
+    def next_state(self, state: GrammarState, token_id: int) -> GrammarState:
+        """State after a token that `mask` allows (not eos)."""
+        after = self.advance(state.automaton, state.state, token_id)
+        location = int(self.location_bins[token_id])
+        if location < 0:
+            return GrammarState(state.automaton, after)
+        corners = (*state.corners, location) if state.corner else (location,)
+        return GrammarState(state.automaton, after, corners)
