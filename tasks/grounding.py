@@ -120,9 +120,7 @@ def _present(record: Record, rng: random.Random) -> Iterator[tuple[str, tuple[Bo
 def _adjectives(item: ObjectLabel) -> list[str]:
     words = list(item.attributes.get("colour", ())[:1])
     words += [value for value in item.attributes.get("pattern", ())[:1] if value != "solid"]
-    words += [
-        f"{value}-sleeved" for value in item.attributes.get("sleeve", ())[:1] if value in ("long", "short")
-    ]
+    words += [f"{value}-sleeved" for value in item.attributes.get("sleeve", ())[:1] if value in ("long", "short")]
     return words
 
 

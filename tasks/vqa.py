@@ -16,6 +16,9 @@ from tasks.results import Answer
 
 __all__ = ["VqaTask", "drawn_questions"]
 
+NUM_DRAWN = 3
+"""Most questions that are made up out of the labels."""
+WHAT = ("what is this?", "what garment is shown?")
 NUM_ABSENT = 2
 """Garments asked about that nobody wears; as many that are worn are asked about."""
 
@@ -31,7 +34,11 @@ class VqaTask:
         """The record's own questions, and questions that its objects answer."""
         asked = [(item.question, item.answer) for item in record.qa]
         known = {question_words(question) for question, _ in asked}
-        asked += [pair for pair in drawn_questions(record, rng) if question_words(pair[0]) not in known]
+        drawn = [pair for pair in drawn_questions(record, rng) if question_words(pair[0]) not in known]
+        # Few, so that a record's own questions are not drowned in them.
+        asked += rng.sample(drawn, min(NUM_DRAWN, len(drawn)))
+        if len(record.objects) == 1:
+            asked.append((rng.choice(WHAT), record.objects[0].label))
         return [
             Example(task=self.name, inputs={"question": question}, label=Answer(" ".join(answer.split())))
             for question, answer in asked
@@ -110,7 +117,9 @@ def _may_pass_for(name: str, labels: Sequence[str]) -> bool:
 def _existence(name: str, rng: random.Random) -> str:
     thing = name if is_plural(name) else f"{article(name)} {name}"
     be = "are" if is_plural(name) else "is"
-    return rng.choice((f"is there {thing}?" if be == "is" else f"are there {thing}?", f"is the person wearing {thing}?"))
+    return rng.choice(
+        (f"is there {thing}?" if be == "is" else f"are there {thing}?", f"is the person wearing {thing}?")
+    )
 
 
 def _about(item: ObjectLabel, rng: random.Random) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm.evaluate import HEADLINES, value_at
 
-__all__ = ["SOURCES", "headline_table", "main_card", "render_card"]
+__all__ = ["SOURCES", "fill_table", "headline_table", "main_card", "render_card"]
 
 TEMPLATE = Path(__file__).parent.parent / "model_cards" / "template.md"
 
@@ -31,6 +31,8 @@ SOURCES: Mapping[str, tuple[str, str]] = {
 """Reader -> (what it is, licence)."""
 
 UNKNOWN_SOURCE = ("photos of whoever trained this", "not stated; ask them")
+
+TABLE_START, TABLE_END = "<!-- table:validation -->", "<!-- /table:validation -->"
 
 MIN_EXAMPLES = 30
 """Of fewer a number is marked as too thin for a verdict."""
@@ -65,6 +67,26 @@ def main_card(
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, target)
+
+
+def fill_table(results: str | os.PathLike[str], document: str | os.PathLike[str]) -> None:
+    """Put the headline table of results between the marks of a document (atomically).
+
+    Raises:
+        ValueError: the document has no marks.
+    """
+    file = Path(document)
+    text = file.read_text(encoding="utf-8")
+    before, start, rest = text.partition(TABLE_START)
+    _, end, after = rest.partition(TABLE_END)
+    if not start or not end:
+        raise ValueError(
+            f"{file}: has no place for the table; write {TABLE_START} and {TABLE_END} on lines of their own"
+        )
+    table = headline_table(json.loads(Path(results).read_text(encoding="utf-8")))
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
+    os.replace(temporary, file)
 
 
 def render_card(
@@ -246,11 +268,19 @@ def _training(results: Mapping[str, Any]) -> str:
 
 def _data(results: Mapping[str, Any]) -> str:
     trained = ((results.get("training") or {}).get("data") or {}).get("sources")
-    counts = results.get("data", {})
-    readers = {name: row.get("reader", name) for name, row in (trained or {}).items()}
-    if not readers:
-        readers = {name: row["reader"] for name, row in results["config"]["sources"].items()}
-    weights = {name: float(row.get("weight", 1.0)) for name, row in (trained or {}).items()}
+    measured = results["config"]["sources"]
+    # A reader may stand under several names with other shares; our own records under each name are another set.
+    readers: dict[str, str] = {}
+    weights: dict[str, float] = {}
+    for source, row in (trained or measured).items():
+        reader = row.get("reader", source)
+        name = source if reader == "jsonl" else reader
+        readers[name] = reader
+        weights[name] = weights.get(name, 0.0) + (float(row.get("weight", 1.0)) if trained else 0.0)
+    counts = {
+        (name if row.get("reader") == "jsonl" else row.get("reader", name)): results.get("data", {}).get(name, {})
+        for name, row in measured.items()
+    }
     rows = []
     for name, reader in readers.items():
         title, licence = SOURCES.get(reader, UNKNOWN_SOURCE)

@@ -124,13 +124,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate = command("eval", _evaluate, "measure a checkpoint with the task metrics")
     evaluate.add_argument("--checkpoint", metavar="DIR", help="default: the embedded checkpoint")
-    evaluate.add_argument("--suite", default="embedded", help="what to measure (default: %(default)s)")
+    evaluate.add_argument("--suite", default="validation", help="what to measure (default: %(default)s)")
     evaluate.add_argument("--output", metavar="JSON", help="where the results go")
     evaluate.add_argument("--data-root", metavar="DIR", help="where the data sets lie")
     evaluate.add_argument("--limit", type=int, metavar="N", help="at most N records of each data set")
     card = command("card", _card, "write the model card of measured results")
     card.add_argument("results", metavar="RESULTS", help="the JSON that `vlm eval` wrote")
     card.add_argument("-o", "--output", required=True, metavar="MD", help="where the card goes")
+    card.add_argument("--reliability", metavar="PNG", help="reliability plot, as the card should link to it")
+    card.add_argument("--readme", metavar="MD", help="also put the headline table between the marks in this file")
+    calibrate = command("calibrate", _calibrate, "fit a checkpoint's probabilities on validation records")
+    calibrate.add_argument("checkpoint", metavar="DIR", help="calibration.json is written into it")
+    calibrate.add_argument("--suite", default="validation", help="which records (default: %(default)s)")
+    calibrate.add_argument("--plot", metavar="PNG", help="draw the reliability before and after")
+    calibrate.add_argument("--data-root", metavar="DIR", help="where the data sets lie")
+    calibrate.add_argument("--limit", type=int, metavar="N", help="at most N records of each data set")
     info = command("info", _info, "tell what a checkpoint is")
     info.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a directory (default: embedded)")
     info.add_argument("--json", action="store_true", help="print one JSON object")
@@ -300,7 +308,25 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _card(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from vlm.card import fill_table, main_card
+
+    main_card(args.results, args.output, reliability=args.reliability)
+    print(args.output)
+    if args.readme:
+        fill_table(args.results, args.readme)
+        print(args.readme)
+    return OK
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from vlm.calibrate import main_calibrate
+
+    calibration = main_calibrate(
+        args.checkpoint, args.suite, data_root=args.data_root, limit=args.limit, plot=args.plot
+    )
+    for key, values in calibration.report["keys"].items():
+        print(f"{key}: ECE {values['ece_before']:.3f} before, {values['ece_after']:.3f} after, {values['num']} scores")
+    return OK
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -323,7 +349,14 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _data_check(args: argparse.Namespace) -> int:
-    raise NotImplementedError
+    from vlm.data.check import check
+
+    problems = check(args.path)
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print(f"{args.path}: no problems found")
+    return FAILED if problems else OK
 
 
 def _data_preview(args: argparse.Namespace) -> int:

@@ -23,6 +23,9 @@ class SourceConfig:
     """File or folder for readers that need one; the data root otherwise."""
     split: str = "train"
     """Which split of the source is drawn from."""
+    boxes: bool | None = None
+    """True: only records in which some garment has a box; False: only the others; None: all. A reader may be named
+    twice, so that few boxed photos can be drawn more often than many without."""
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, f"source {self.reader}: weight is {self.weight}; expected 0 or more")
@@ -66,6 +69,9 @@ class StageConfig:
     """Most image tokens a picture."""
     prompts_per_image: int = 6
     """Prompts packed beside each picture."""
+    max_target_tokens: int = 96
+    """Most target tokens packed beside a picture; what would go beyond is not drawn. The longest row of a batch is
+    what the others are padded to."""
     task_weights: dict[str, float] = field(
         default_factory=lambda: {"caption": 1.0, "vqa": 1.0, "grounding": 1.0, "detection": 1.0, "attributes": 1.0}
     )
@@ -74,9 +80,16 @@ class StageConfig:
     def __post_init__(self) -> None:
         _require(0 < self.until <= 1, f"stage.until is {self.until}; expected a share in (0, 1]")
         _require(self.patch_budget > 0, f"stage.patch_budget is {self.patch_budget}; expected at least 1")
-        _require(self.prompts_per_image > 0, f"stage.prompts_per_image is {self.prompts_per_image}; expected at least 1")
         _require(
-            bool(self.task_weights) and all(w >= 0 for w in self.task_weights.values()) and any(self.task_weights.values()),
+            self.prompts_per_image > 0, f"stage.prompts_per_image is {self.prompts_per_image}; expected at least 1"
+        )
+        _require(
+            self.max_target_tokens > 0, f"stage.max_target_tokens is {self.max_target_tokens}; expected at least 1"
+        )
+        _require(
+            bool(self.task_weights)
+            and all(w >= 0 for w in self.task_weights.values())
+            and any(self.task_weights.values()),
             f"stage.task_weights is {self.task_weights}; expected weights of 0 or more, at least one above 0",
         )
 

@@ -29,10 +29,17 @@ class PackedTarget:
     weight: float = 1.0
 
 
+ASPECTS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)
+"""Height over width that pictures are brought to, so that those of a batch fall into few groups of one shape. What is
+between them is stretched by at most a sixth; what is longer than the last keeps its own."""
+
+
 def grid_shape(height: int, width: int, budget: int) -> tuple[int, int]:
-    """Rows and columns of image tokens for a picture: at most `budget` together, aspect kept as well as whole
-    tokens allow, and as many as possible."""
+    """Rows and columns of image tokens for a picture: at most `budget` together, aspect kept as well as `ASPECTS` and
+    whole tokens allow, and as many as possible."""
     aspect = height / width
+    if ASPECTS[0] <= aspect <= ASPECTS[-1]:
+        aspect = min(ASPECTS, key=lambda known: abs(math.log(known / aspect)))
     best, best_cost = (1, 1), math.inf
     for rows in range(1, budget + 1):
         columns = min(max(1, round(rows / aspect)), budget // rows)

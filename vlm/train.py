@@ -60,7 +60,11 @@ def read_sources(config: TrainConfig, split: str | None = None) -> dict[str, lis
         root = source.path or config.data.data_root
         wanted = split or source.split
         records = READERS[source.reader](Path(root) if root else None)
-        found[name] = [record for record in records if record.split == wanted]
+        found[name] = [
+            record
+            for record in records
+            if record.split == wanted and source.boxes in (None, any(item.box is not None for item in record.objects))
+        ]
     return found
 
 
@@ -127,7 +131,9 @@ class Trainer:
         )
         world = self.accelerator.num_processes
         if config.batch_size % world:
-            raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {world} processes; change either")
+            raise ValueError(
+                f"batch_size {config.batch_size} is not a multiple of the {world} processes; change either"
+            )
         self.per_process = config.batch_size // world
         self.micro = min(config.micro_batch_size or self.per_process, self.per_process)
 
@@ -302,6 +308,8 @@ class Trainer:
             model = VLM(self.averaged_model(), self.processor)
             records = {}
             for name, rows in read_sources(self.config, "validation").items():
+                if not rows:  # every ccp photo held back has boxes
+                    continue
                 generator(self.config.seed, "validation", name).shuffle(rows)
                 records[name] = rows[: self.config.eval_records]
             values = quick_validation(model, records)
@@ -339,7 +347,11 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.to(device, non_blocking=True)
-        return [move(item) for item in value] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
+        return (
+            [move(item) for item in value]
+            if isinstance(value, list) and value and isinstance(value[0], Tensor)
+            else value
+        )
 
     return {name: move(value) for name, value in batch.items()}
 

@@ -292,3 +292,67 @@ def test_train_gets_everything_after_its_name(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "vlm.train", stand_in)
     assert run("train", "c.yaml", "--optim.learning_rate=3e-4", "--help") == 0
     assert given == ["c.yaml", "--optim.learning_rate=3e-4", "--help"]
+
+
+# -- records, cards, calibration -------------------------------------------------------------------------
+
+
+def write_records(folder: Path, rows: list[dict[str, object]]) -> Path:
+    file = folder / "mine.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def test_data_check_names_file_line_and_fix(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = {"id": "1", "image": "photos/a.jpg", "image_size": [60, 40], "objects": [{"label": "coat"}]}
+    file = write_records(folder.parent, [good])
+    assert run("data", "check", str(file)) == 0
+    assert "no problems" in capsys.readouterr().out
+    write_records(folder.parent, [good, {**good, "id": "2", "objects": [{"label": "cote"}]}, {**good, "id": "1"}])
+    assert run("data", "check", str(file)) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{file}:2: record 2: objects[0] has an unknown garment 'cote'; use one of: ")
+    assert second.startswith(f"{file}:3: record 1: the id '1' was used before")
+    assert run("data", "check", "nowhere.jsonl") == 1
+    assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_data_preview_draws(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "id": "1",
+        "image": "photos/a.jpg",
+        "image_size": [60, 40],
+        "objects": [{"label": "coat", "box": [1, 2, 30, 50]}],
+    }
+    file = write_records(folder.parent, [row])
+    assert run("data", "preview", str(file), "-o", "sheet.png") == 0
+    assert capsys.readouterr().out == "sheet.png\n"
+    with Image.open("sheet.png") as sheet:
+        assert len(sheet.convert("RGB").getcolors(maxcolors=1 << 20) or ()) > 10
+
+
+def test_card_also_fills_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = {
+        "checkpoint": "embedded",
+        "suite": "validation",
+        "date": "2026-01-31",
+        "config": {"sources": {"clothing": {"reader": "clothing"}}},
+        "sources": {"clothing": {"classification": {"top1_accuracy": 0.5, "num": 9, "parse_rate": 1.0}}},
+    }
+    file, readme = tmp_path / "r.json", tmp_path / "README.md"
+    file.write_text(json.dumps(results), encoding="utf-8")
+    readme.write_text("a\n<!-- table:validation -->\nold\n<!-- /table:validation -->\nz\n", encoding="utf-8")
+    assert run("card", str(file), "-o", str(tmp_path / "card.md"), "--readme", str(readme)) == 0
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("a\n<!-- table:validation -->\n| source |")
+    assert "| clothing | clothing top-1 (scored classes) | 0.500 | 9 |" in text
+    assert "old" not in text
+    assert text.endswith("<!-- /table:validation -->\nz\n")
+    readme.write_text("no marks", encoding="utf-8")
+    assert run("card", str(file), "-o", str(tmp_path / "card.md"), "--readme", str(readme)) == 1
+    assert "has no place for the table" in capsys.readouterr().err
+
+
+def test_calibrate_needs_a_directory(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("calibrate", "someone/model") == 1
+    assert "is not a directory; calibration.json is written into" in capsys.readouterr().err

@@ -90,9 +90,7 @@ class SourceSchedule:
         return name, int(order[index])
 
 
-def draw_examples(
-    record: Record, task_weights: Mapping[str, float], num: int, rng: random.Random
-) -> list[Example]:
+def draw_examples(record: Record, task_weights: Mapping[str, float], num: int, rng: random.Random) -> list[Example]:
     """Up to `num` different examples of the record, tasks in proportion to their weights."""
     pools: dict[str, list[Example]] = {}
     for name, weight in task_weights.items():
@@ -168,26 +166,32 @@ class MixtureDataset(Dataset[Sample]):
         # A crop may leave nothing to ask about, and a stage's tasks may not suit a record: then the whole picture,
         # then any task, so that a position always gives a sample.
         any_task = dict.fromkeys(TASKS, 1.0)
-        for (image, record), weights in itertools.product(variants, (stage.task_weights, any_task)):
+        for variant, weights in itertools.product(variants, (stage.task_weights, any_task)):
+            image, record = variant
             examples = draw_examples(record, weights, stage.prompts_per_image, rng)
             if examples:
                 break
         else:
             raise ValueError(f"record {record.id} has no labels that any task can ask for; leave it out of the source")
-        prompts, targets = [], []
+        prompts, targets, tasks = [], [], []
+        room = stage.max_target_tokens
         for example in examples:
             task = TASKS[example.task]
+            ids = self.processor.encode_target(task.target(example.label, record.image_size))
+            if len(ids) > room and (prompts or example is not examples[-1]):
+                continue  # a row that nothing fits into takes its last example all the same
+            room -= len(ids)
             prompts.append(tuple(self.processor.encode_prompt(task.prompt(example.inputs, record.image_size))))
             weight = example.weight * self.task_loss_weights.get(example.task, 1.0)
-            ids = self.processor.encode_target(task.target(example.label, record.image_size))
             targets.append(PackedTarget(ids=tuple(ids), weight=weight))
+            tasks.append(example.task)
         return Sample(
             position=position,
             record_id=record.id,
             pixels=self.processor.pixels(image, stage.patch_budget),
             prompts=tuple(prompts),
             targets=tuple(targets),
-            tasks=tuple(example.task for example in examples),
+            tasks=tuple(tasks),
         )
 
 

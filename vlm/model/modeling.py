@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ from vlm.model.layers import (
     NUM_FREQUENCIES,
     DecoderLayer,
     JointLayer,
-    RMSNorm,
+    Norm,
     SelfCache,
     TokenEmbedding,
     fourier,
@@ -118,7 +118,7 @@ class OneLookModel(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = False
     _supports_sdpa = True
-    _no_split_modules = ["ResidualBlock", "JointLayer", "DecoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["ResidualBlock", "JointLayer", "DecoderLayer"]
 
     def __init__(self, config: OneLookConfig) -> None:
         super().__init__(config)
@@ -130,9 +130,7 @@ class OneLookModel(PreTrainedModel):
         encoder_depth = config.num_image_layers + config.num_joint_layers
 
         def layers(kind: type[nn.Module], count: int, depth: int) -> nn.ModuleList:
-            return nn.ModuleList(
-                kind(width, head_dim, config.mlp_ratio, config.dropout, depth) for _ in range(count)
-            )
+            return nn.ModuleList(kind(width, head_dim, config.mlp_ratio, config.dropout, depth) for _ in range(count))
 
         self.image_layers = layers(JointLayer, config.num_image_layers, encoder_depth)
         self.joint_layers = layers(JointLayer, config.num_joint_layers, encoder_depth)
@@ -140,10 +138,10 @@ class OneLookModel(PreTrainedModel):
         self.tokens = TokenEmbedding(
             config.vocab_size, width, config.first_location_id, config.num_locations, config.initializer_range
         )
-        self.prompt_norm = RMSNorm(width)
-        self.target_norm = RMSNorm(width)
-        self.memory_norm = RMSNorm(width)
-        self.final_norm = RMSNorm(width)
+        self.prompt_norm = Norm(width)
+        self.target_norm = Norm(width)
+        self.memory_norm = Norm(width)
+        self.final_norm = Norm(width)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -155,7 +153,7 @@ class OneLookModel(PreTrainedModel):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        elif isinstance(module, (RMSNorm, nn.GroupNorm)):
+        elif isinstance(module, (Norm, nn.GroupNorm)):
             nn.init.ones_(module.weight)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
