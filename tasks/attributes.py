@@ -86,8 +86,8 @@ class AttributesTask:
         """Values by attribute. A value's score is the probability of its first word, the dominant one.
 
         Raises:
-            ParseError: other attributes than were asked for, or a value that the ontology has not. What the token
-                limit cut (`truncated`) is left out instead.
+            ParseError: other attributes than were asked for, or a value that the ontology has not, or too many of them.
+                What the token limit cut (`truncated`) is left out instead.
         """
         ontology = default_ontology()
         asked = tuple(inputs["attributes"])
@@ -100,13 +100,16 @@ class AttributesTask:
             name, colon, said = part.partition(": ")
             if not colon or name not in asked or name in found:
                 raise ParseError(f"{part!r} is not one of the attributes asked for: {', '.join(asked)}")
-            words = list(dict.fromkeys(said.split(", ")))
+            words = said.split(", ")
+            most = ontology.num_values.get(name, 1)
             unknown = [word for word in words if word not in ontology.values[name]]
             if unknown:
                 raise ParseError(f"{unknown[0]!r} is no {name}; known: {', '.join(ontology.values[name])}")
+            if len(words) > most:
+                raise ParseError(f"{part!r} has {len(words)} values; expected at most {most}")
             start = position + len(name) + 2
             total, _ = scorer(start, start + len(words[0])) if scorer else (0.0, 0)
-            found[name] = Value(tuple(words), min(1.0, math.exp(total)))
+            found[name] = Value(tuple(dict.fromkeys(words)), min(1.0, math.exp(total)))
             position += len(part) + 2
         missing = [name for name in asked if name not in found]
         if missing and not truncated:

@@ -32,8 +32,9 @@ __all__ = [
     "unescape",
 ]
 
-_SPECIAL = re.compile(r"<(?=/?[a-z]+(?:_\d+)?>)")
-_WORD_JOINER = "⁠"
+_WORD_JOINER = "\u2060"
+# A word joiner that is already there gets another one, so that `unescape` gives it back.
+_SPECIAL = re.compile(rf"<(?={_WORD_JOINER}|/?[a-z]+(?:_\d+)?>)")
 
 
 def escape(text: str) -> str:

@@ -16,8 +16,10 @@ NUM_BINS = 1000
 ImageSize = tuple[int, int]
 """(height, width) in pixels."""
 
-LOCATION = re.compile(r"<loc_(\d{1,4})>")
-BOX_TEXT = re.compile(r"(?:<loc_\d{1,4}>){4}")
+# ASCII digits without leading zeros: what else looks like a location is none. Four digits are told that they are out
+# of range.
+LOCATION = re.compile(r"<loc_(0|[1-9][0-9]{0,3})>")
+BOX_TEXT = re.compile(r"(?:<loc_(?:0|[1-9][0-9]{0,3})>){4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,9 @@ def decode_box(tokens: Sequence[int], image_size: ImageSize) -> Box:
 
 
 def parse_box(text: str, image_size: ImageSize) -> Box:
-    """`<loc_1><loc_2><loc_3><loc_4>` -> Box; ParseError as `decode_box`."""
+    """`<loc_1><loc_2><loc_3><loc_4>` -> Box; ParseError as `decode_box`, or where anything else stands there."""
+    if rest := LOCATION.sub("", text):
+        raise ParseError(f"{rest!r} is no location; expected four like <loc_120>")
     return decode_box([int(match) for match in LOCATION.findall(text)], image_size)
 
 

@@ -58,4 +58,4 @@ class CaptionTask:
         if not said and not truncated:
             raise ParseError("the caption is empty")
         total, count = scorer(0, len(text)) if scorer else (0.0, 0)
-        return Caption(said, math.exp(total / count) if count else 1.0, truncated)
+        return Caption(said, min(1.0, math.exp(total / count)) if count else 1.0, truncated)

@@ -48,7 +48,10 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class FreeText:
-    """Valid UTF-8 text, at least one character, not beginning with white space or a control character."""
+    """Valid UTF-8 text, at least one character, not beginning with white space or a control character.
+
+    So there is something left of it after `str.strip`.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +98,9 @@ BOX = Sequence((Location(), Location(), Location(), Location()))
 """x1, y1, x2, y2."""
 
 # UTF-8 by its first byte: (first, last) -> ranges of the bytes that follow. Source: Unicode 15, table 3-7.
+_Table = tuple[tuple[tuple[int, int], tuple[tuple[int, int], ...]], ...]
 _TAIL = (0x80, 0xBF)
-_UTF8: tuple[tuple[tuple[int, int], tuple[tuple[int, int], ...]], ...] = (
+_UTF8: _Table = (
     ((0xC2, 0xDF), (_TAIL,)),
     ((0xE0, 0xE0), ((0xA0, 0xBF), _TAIL)),
     ((0xE1, 0xEC), (_TAIL, _TAIL)),
@@ -105,6 +109,26 @@ _UTF8: tuple[tuple[tuple[int, int], tuple[tuple[int, int], ...]], ...] = (
     ((0xF0, 0xF0), ((0x90, 0xBF), _TAIL, _TAIL)),
     ((0xF1, 0xF3), (_TAIL, _TAIL, _TAIL)),
     ((0xF4, 0xF4), ((0x80, 0x8F), _TAIL, _TAIL)),
+)
+# The same for a first character: without the controls U+0080-009F and without white space, which is U+00A0, U+1680,
+# U+2000-200A, U+2028-2029, U+202F, U+205F and U+3000.
+_UTF8_FIRST: _Table = (
+    ((0xC2, 0xC2), ((0xA1, 0xBF),)),
+    ((0xC3, 0xDF), (_TAIL,)),
+    ((0xE0, 0xE0), ((0xA0, 0xBF), _TAIL)),
+    ((0xE1, 0xE1), ((0x80, 0x99), _TAIL)),
+    ((0xE1, 0xE1), ((0x9A, 0x9A), (0x81, 0xBF))),
+    ((0xE1, 0xE1), ((0x9B, 0xBF), _TAIL)),
+    ((0xE2, 0xE2), ((0x80, 0x80), (0x8B, 0xA7))),
+    ((0xE2, 0xE2), ((0x80, 0x80), (0xAA, 0xAE))),
+    ((0xE2, 0xE2), ((0x80, 0x80), (0xB0, 0xBF))),
+    ((0xE2, 0xE2), ((0x81, 0x81), (0x80, 0x9E))),
+    ((0xE2, 0xE2), ((0x81, 0x81), (0xA0, 0xBF))),
+    ((0xE2, 0xE2), ((0x82, 0xBF), _TAIL)),
+    ((0xE3, 0xE3), ((0x80, 0x80), (0x81, 0xBF))),
+    ((0xE3, 0xE3), ((0x81, 0xBF), _TAIL)),
+    ((0xE4, 0xEC), (_TAIL, _TAIL)),
+    *_UTF8[3:],
 )
 
 
@@ -172,14 +196,14 @@ class _Nfa:
     def _free_text(self, start: int) -> int:
         end = self.state()
         self.edges[start].append((0x21, 0x7E, end))
-        self._characters(start, end)
+        self._characters(start, end, _UTF8_FIRST)
         self.edges[end].append((0x00, 0x7F, end))
-        self._characters(end, end)
+        self._characters(end, end, _UTF8)
         return end
 
-    def _characters(self, start: int, end: int) -> None:
+    def _characters(self, start: int, end: int, table: _Table) -> None:
         """Characters of two to four bytes."""
-        for (first, last), tails in _UTF8:
+        for (first, last), tails in table:
             here = self.state()
             self.edges[start].append((first, last, here))
             for index, (low, high) in enumerate(tails):
@@ -254,13 +278,14 @@ class Automaton:
     def accepts(self, text: str) -> bool:
         """Whether the whole text is of the grammar; location tokens are written out."""
         from tasks.boxes import LOCATION as LOCATION_TEXT  # here, since boxes need no grammar
+        from tasks.boxes import NUM_BINS
 
         state: int | None = self.start
         position = 0
         while position < len(text) and state is not None:
             location = LOCATION_TEXT.match(text, position)
             # Where a location may stand its text is one; elsewhere the same letters are just letters.
-            if location and self.step(state, LOCATION) is not None:
+            if location and int(location[1]) < NUM_BINS and self.step(state, LOCATION) is not None:
                 state = self.step(state, LOCATION)
                 position = location.end()
                 continue

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tasks.base import Example, ObjectLabel, ParseError, Record, SpanScorer, escape
-from tasks.boxes import BOX_TEXT, Box, ImageSize, encode_box, parse_box, sort_key
+from tasks.boxes import BOX_TEXT, LOCATION, Box, ImageSize, encode_box, parse_box, sort_key
 from tasks.grammar import BOX, Choice, Grammar, Literal, Repeat
 from tasks.ontology import default_ontology
 from tasks.results import Grounding
@@ -19,6 +19,7 @@ __all__ = ["GroundingTask"]
 
 NONE = "none"
 MAX_BOXES = 8
+_CUT_BOX = re.compile(rf"(?:{LOCATION.pattern}){{0,3}}(?:<[loc_0-9]*)?")
 _COLOURS_APART = {
     "black": ("white", "red", "yellow", "beige", "pink"),
     "white": ("black", "red", "navy", "green", "brown"),
@@ -93,7 +94,7 @@ class GroundingTask:
             boxes.append((parse_box(match[0], image_size), min(1.0, math.exp(part))))
             position = match.end()
         rest = text[position:]
-        cut = truncated and (NONE.startswith(rest) or re.fullmatch(r"(?:<loc_\d{1,4}>){0,3}", rest) is not None)
+        cut = truncated and (_CUT_BOX.fullmatch(rest) is not None or (not boxes and NONE.startswith(rest)))
         if (rest and not cut) or not (boxes or truncated):
             raise ParseError(f"{rest!r} is neither a box of four locations nor {NONE!r}")
         return Grounding(phrase, tuple(boxes), score, truncated)

@@ -72,22 +72,30 @@ def load_ontology(path: str | Path) -> Ontology:
     Raises:
         ValueError: the file is not of this form; names it.
     """
-    found: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     try:
-        values = {str(name): tuple(map(str, words)) for name, words in found["values"].items()}
-        kinds = {str(kind): tuple(map(str, row["garments"])) for kind, row in found["kinds"].items()}
+        found: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = {str(name): _words(words) for name, words in found["values"].items()}
+        kinds = {str(kind): _words(row["garments"]) for kind, row in found["kinds"].items()}
         garments = {
             garment: tuple(name for name in values if name in row["attributes"])
             + tuple(name for name in row["attributes"] if name not in values)  # refused below
             for row in found["kinds"].values()
-            for garment in row["garments"]
+            for garment in _words(row["garments"])
         }
         num_values = {str(name): int(num) for name, num in found.get("num_values", {}).items()}
         return Ontology(values=values, kinds=kinds, garments=garments, num_values=num_values)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is not an ontology: {error!r}; see configs/ontology/outfit.yaml") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: is not YAML: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _words(found: Any) -> tuple[str, ...]:
+    if not isinstance(found, list):  # a text would fall into its letters
+        raise TypeError(f"{found!r} is not a list of words")
+    return tuple(map(str, found))
 
 
 @lru_cache(maxsize=1)

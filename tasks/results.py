@@ -83,7 +83,11 @@ class Attributes:
         object.__setattr__(self, "values", MappingProxyType(dict(self.values)))
 
     def __hash__(self) -> int:
-        return hash((tuple(self.values.items()), self.truncated))
+        return hash((frozenset(self.values.items()), self.truncated))  # equal in any order, as mappings are
+
+    def __reduce__(self) -> tuple[type[Attributes], tuple[dict[str, Value], bool]]:
+        """A read-only view can be neither copied nor pickled; what it shows can."""
+        return Attributes, (dict(self.values), self.truncated)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from tasks import TASKS
+from tasks.readers import READERS
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _require_tasks(name: str, given: Iterable[str]) -> None:
+    unknown = [task for task in given if task not in TASKS]
+    _require(not unknown, f"{name} names unknown tasks: {', '.join(unknown)}; known: {', '.join(TASKS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +37,7 @@ class SourceConfig:
     twice, so that few boxed photos can be drawn more often than many without."""
 
     def __post_init__(self) -> None:
+        _require(self.reader in READERS, f"unknown reader {self.reader!r}; known: {', '.join(READERS)}")
         _require(self.weight >= 0, f"source {self.reader}: weight is {self.weight}; expected 0 or more")
 
 
@@ -57,6 +67,8 @@ class AugmentConfig:
         for name in ("min_crop", "min_crop_unboxed"):
             value = getattr(self, name)
             _require(0 < value <= 1, f"augment.{name} is {value}; expected a share in (0, 1]")
+        _require(0 <= self.brightness < 1, f"augment.brightness is {self.brightness}; expected [0, 1)")
+        _require(0 <= self.rotate <= 180, f"augment.rotate is {self.rotate}; expected degrees in [0, 180]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +84,7 @@ class StageConfig:
     max_target_tokens: int = 96
     """Most target tokens packed beside a picture; what would go beyond is not drawn. The longest row of a batch is
     what the others are padded to."""
-    task_weights: dict[str, float] = field(
-        default_factory=lambda: {"caption": 1.0, "vqa": 1.0, "grounding": 1.0, "detection": 1.0, "attributes": 1.0}
-    )
+    task_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
     """Relative share of each task among the prompts; 0 leaves a task out."""
 
     def __post_init__(self) -> None:
@@ -86,6 +96,7 @@ class StageConfig:
         _require(
             self.max_target_tokens > 0, f"stage.max_target_tokens is {self.max_target_tokens}; expected at least 1"
         )
+        _require_tasks("stage.task_weights", self.task_weights)
         _require(
             bool(self.task_weights)
             and all(w >= 0 for w in self.task_weights.values())
@@ -117,7 +128,7 @@ class DataConfig:
         )
         ends = [stage.until for stage in self.stages]
         _require(
-            bool(ends) and ends == sorted(ends) and math.isclose(ends[-1], 1.0),
+            bool(ends) and ends == sorted(set(ends)) and math.isclose(ends[-1], 1.0),
             f"stages end at {ends}; expected rising shares that end at 1.0",
         )
         _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; expected 0 or more")
@@ -153,6 +164,12 @@ class OptimConfig:
         _require(self.schedule in ("cosine", "wsd"), f"optim.schedule is {self.schedule!r}; expected cosine or wsd")
         _require(0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; expected [0, 1)")
         _require(0 <= self.decay_fraction <= 1, f"optim.decay_fraction is {self.decay_fraction}; expected [0, 1]")
+        _require(self.weight_decay >= 0, f"optim.weight_decay is {self.weight_decay}; expected 0 or more")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optim.{name} is {value}; expected [0, 1)")
+        _require(self.warmup_steps >= 0, f"optim.warmup_steps is {self.warmup_steps}; expected 0 or more")
+        _require(0 <= self.min_ratio <= 1, f"optim.min_ratio is {self.min_ratio}; expected [0, 1]")
         _require(self.max_grad_norm > 0, f"optim.max_grad_norm is {self.max_grad_norm}; expected more than 0")
 
 
@@ -208,7 +225,17 @@ class TrainConfig:
             self.mixed_precision in ("no", "bf16", "fp16"),
             f"mixed_precision is {self.mixed_precision!r}; expected no, bf16 or fp16",
         )
-        _require(self.keep_checkpoints > 0, f"keep_checkpoints is {self.keep_checkpoints}; expected at least 1")
+        _require_tasks("task_loss_weights", self.task_loss_weights)
+        for name, factor in self.task_loss_weights.items():
+            _require(factor >= 0, f"task_loss_weights.{name} is {factor}; expected 0 or more")
+        for name in ("log_every", "eval_records", "keep_checkpoints"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("eval_every", "save_every"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+
+    def stage_of(self, position: int) -> StageConfig:
+        """The stage that the sample at `position` (from 0) belongs to."""
+        return self.stage_at(position // self.batch_size)
 
     def stage_at(self, step: int) -> StageConfig:
         """The stage that `step` (from 0) belongs to."""

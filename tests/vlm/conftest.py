@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from tasks.base import QA, ObjectLabel, Record, TextLabel
+from tasks.boxes import Box
 from vlm.api import VLM
+from vlm.data.records import write_jsonl
 from vlm.model import OneLookConfig, OneLookModel
 from vlm.processor import OneLookProcessor
 from vlm.tokenizer import train_tokenizer
@@ -53,3 +57,42 @@ def photos() -> list[Image.Image]:
         Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
         for pixels, (height, width) in zip(coarse, sizes, strict=True)
     ]
+
+
+COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 60, 200), "yellow": (230, 210, 60)}
+
+
+@pytest.fixture(scope="session")
+def garments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """records.jsonl of drawn pictures of which everything is known: a coat above trousers, each of one colour.
+
+    Eleven are for training and three for validation.
+    """
+    folder = tmp_path_factory.mktemp("garments")
+    records = []
+    for number, (upper, lower) in enumerate(itertools.islice(itertools.product(COLOURS, COLOURS), 14)):
+        width, height = (48, 64) if number % 3 else (64, 64)
+        coat, trousers = Box(12, 8, width - 12, 32), Box(14, 34, width - 14, 60)
+        image = Image.new("RGB", (width, height), (128, 128, 128))
+        draw = ImageDraw.Draw(image)
+        draw.rectangle(coat.xyxy, fill=COLOURS[upper])
+        draw.rectangle(trousers.xyxy, fill=COLOURS[lower])
+        image.save(folder / f"{number}.png")
+        records.append(
+            Record(
+                id=f"drawn-{number}",
+                image=str(folder / f"{number}.png"),
+                image_size=(height, width),
+                captions=(TextLabel(text=f"A {upper} coat and {lower} trousers."),),
+                objects=(
+                    ObjectLabel(label="coat", box=coat, attributes={"colour": (upper,), "sleeve": ("long",)}),
+                    ObjectLabel(label="trousers", box=trousers, attributes={"colour": (lower,)}),
+                ),
+                qa=(QA(question="what is worn?", answer=f"a {upper} coat"),),
+                objects_complete=True,
+                boxes_complete=True,
+                split="train" if number < 11 else "validation",
+            )
+        )
+    write_jsonl(records, folder / "records.jsonl")
+    return folder / "records.jsonl"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,6 +21,7 @@ from tasks import TASKS
 from tasks.base import Example, Record
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.augment import augment
+from vlm.data.regions import Region, region_classes, regions_of
 from vlm.processor import OneLookProcessor, PackedTarget
 
 BLOCK = 1000
@@ -36,6 +38,7 @@ class Sample:
     prompts: tuple[tuple[int, ...], ...]
     targets: tuple[PackedTarget, ...]
     tasks: tuple[str, ...]
+    regions: tuple[Region, ...] = ()
 
 
 def generator(*keys: int | str) -> random.Random:
@@ -185,13 +188,16 @@ class MixtureDataset(Dataset[Sample]):
             weight = example.weight * self.task_loss_weights.get(example.task, 1.0)
             targets.append(PackedTarget(ids=tuple(ids), weight=weight))
             tasks.append(example.task)
+        pixels = self.processor.pixels(image, stage.patch_budget)
+        stride = self.processor.config.stride
         return Sample(
             position=position,
             record_id=record.id,
-            pixels=self.processor.pixels(image, stage.patch_budget),
+            pixels=pixels,
             prompts=tuple(prompts),
             targets=tuple(targets),
             tasks=tuple(tasks),
+            regions=tuple(regions_of(record, (pixels.shape[1] // stride, pixels.shape[2] // stride))),
         )
 
 
@@ -217,4 +223,18 @@ class PackingCollator:
                 tasks[row, start : start + len(target.ids)] = self.task_index[task]
                 start += len(target.ids)
         batch["task_ids"] = tasks
+        self.add_regions(batch, samples)
         return batch
+
+    def add_regions(self, batch: dict, samples: Sequence[Sample]) -> None:
+        """R regions of all pictures: their rows, their weights padded to the picture with most tokens, their labels."""
+        stride = self.processor.config.stride
+        longest = max(sample.pixels.shape[1] * sample.pixels.shape[2] // stride**2 for sample in samples)
+        found = [(row, region) for row, sample in enumerate(samples) for region in sample.regions]
+        weights = torch.zeros(len(found), longest)
+        labels = torch.zeros(len(found), len(region_classes()), dtype=torch.long)
+        for index, (_, region) in enumerate(found):
+            weights[index, : len(region.weights)] = region.weights
+            labels[index] = region.labels
+        batch["region_rows"] = torch.tensor([row for row, _ in found], dtype=torch.long)
+        batch["region_weights"], batch["region_labels"] = weights, labels

@@ -22,6 +22,9 @@ class OneLookConfig(PretrainedConfig):
         num_decoder_layers: layers of the decoder.
         mlp_ratio: hidden width of an MLP over D, before the gate's 2/3.
         patch_budget: most image tokens a picture may take; it is resized, keeping its aspect, to fit.
+        region_classes: number of classes of each kind of region label (see `vlm.data.regions`), for a head that only
+            training uses; empty for none.
+        region_weight: factor on the losses of region labels.
         location_sigma: standard deviation, in bins, of the Gaussian target around a location label; 0 = one-hot.
 
     Raises:
@@ -46,6 +49,8 @@ class OneLookConfig(PretrainedConfig):
         mlp_ratio: float = 4.0,
         patch_budget: int = 108,
         location_sigma: float = 6.0,
+        region_classes: tuple[int, ...] = (),
+        region_weight: float = 0.5,
         dropout: float = 0.0,
         initializer_range: float = 0.02,
         pad_token_id: int = 0,
@@ -78,6 +83,8 @@ class OneLookConfig(PretrainedConfig):
         self.mlp_ratio = mlp_ratio
         self.patch_budget = patch_budget
         self.location_sigma = location_sigma
+        self.region_classes = list(region_classes)
+        self.region_weight = region_weight
         self.dropout = dropout
         self.initializer_range = initializer_range
         kwargs.setdefault("is_encoder_decoder", True)

@@ -142,6 +142,9 @@ class OneLookModel(PreTrainedModel):
         self.target_norm = Norm(width)
         self.memory_norm = Norm(width)
         self.final_norm = Norm(width)
+        if config.region_classes:
+            self.region_norm = Norm(width)
+            self.region_head = nn.Linear(width, sum(config.region_classes), bias=False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -296,6 +299,9 @@ class OneLookModel(PreTrainedModel):
         labels: Tensor | None = None,
         token_weights: Tensor | None = None,
         image_index: Sequence[Tensor] | None = None,
+        region_rows: Tensor | None = None,
+        region_weights: Tensor | None = None,
+        region_labels: Tensor | None = None,
         return_logits: bool = False,
         **_: Any,
     ) -> OneLookOutput:
@@ -304,6 +310,8 @@ class OneLookModel(PreTrainedModel):
         Args:
             labels: B x T next tokens, -100 where there is none.
             token_weights: B x T factors on the tokens' losses; None for 1.
+            region_rows, region_weights, region_labels: R rows of the batch, R x I shares of their image tokens and
+                R x A classes (-100 unknown); their losses are added to the numerator, `region_weight` each.
         """
         features = self.encode_images(pixel_values, image_index)
         memory = self.encode_prompts(features, input_ids, segment_ids, position_ids)
@@ -315,6 +323,9 @@ class OneLookModel(PreTrainedModel):
         losses_N = self.token_losses(self.logits(hidden_BTD[valid_BT]), labels[valid_BT])
         weights_N = torch.ones_like(losses_N) if token_weights is None else token_weights[valid_BT].to(losses_N)
         loss_sum, num_tokens = (losses_N * weights_N).sum(), weights_N.sum()
+        if self.config.region_classes and region_rows is not None and region_weights is not None:
+            region_loss = self.region_loss(features, region_rows, region_weights, region_labels)
+            loss_sum = loss_sum + self.config.region_weight * region_loss
         token_loss = torch.zeros(labels.shape, device=losses_N.device).masked_scatter(valid_BT, losses_N.detach())
         return OneLookOutput(
             loss=loss_sum / num_tokens.clamp(min=1e-6),
@@ -323,6 +334,19 @@ class OneLookModel(PreTrainedModel):
             token_loss=token_loss,
             logits=self.logits(hidden_BTD) if return_logits else None,
         )
+
+    def region_loss(
+        self, features: ImageFeatures, rows_R: Tensor, weights_RI: Tensor, labels_RA: Tensor | None
+    ) -> Tensor:
+        """Sum of the cross-entropies of all known labels of all regions."""
+        assert labels_RA is not None, "regions come with their labels"
+        pooled_RD = (weights_RI[:, None].to(features.hidden_BID.dtype) @ features.hidden_BID[rows_R])[:, 0]
+        scores = self.region_head(self.region_norm(pooled_RD)).float().split(self.config.region_classes, dim=-1)
+        losses = [
+            F.cross_entropy(kind, labels, ignore_index=-100, reduction="sum")
+            for kind, labels in zip(scores, labels_RA.unbind(1), strict=True)
+        ]
+        return torch.stack(losses).sum()
 
     def token_losses(self, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
         """Cross-entropy of every token; a location's target is a Gaussian over the bins around it."""

@@ -1,0 +1,91 @@
+"""The benchmarks run, and end with one JSON object. How fast anything is depends on the machine and is not tested."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    # One thread: threads that wait for one another on a busy machine take minutes over a tiny model.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, f"benchmarks/{script}", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for inner in value.values() for number in numbers(inner)]
+    if isinstance(value, list):
+        return [number for inner in value for number in numbers(inner)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+def last_line(done: subprocess.CompletedProcess[str], *keys: str) -> dict[str, Any]:
+    """The JSON object at the end, in which these keys hold finite positive numbers."""
+    assert done.returncode == 0, done.stderr
+    *table, last = done.stdout.splitlines()
+    assert table
+    found = json.loads(last)
+    for key in keys:
+        values = numbers(found[key])
+        assert values, key
+        assert all(math.isfinite(number) and number > 0 for number in values), key
+    return found
+
+
+def test_packing() -> None:
+    done = run("packing.py", "--quick")
+    found = last_line(done, "packed_vs_single", "packed_vs_repeated", "samples_per_s", "num_prompts", "losses")
+    assert found["num_prompts"] == 8
+    assert set(found["samples_per_s"]) == {"packed", "single", "repeated"}
+    assert found["max_loss_difference"] < 1e-3
+    assert "the same in float32" in done.stdout
+
+
+@pytest.mark.parametrize("num_garments", [8, 0])
+def test_describe(num_garments: int) -> None:
+    done = run("describe.py", "--quick", "--num-garments", str(num_garments))
+    found = last_line(
+        done,
+        "reuse_vs_prompt_by_prompt",
+        "tokens_per_s_vs_transformers",
+        "tokens_per_s_vs_transformers_scored",
+        "seconds_per_photo",
+        "tokens_per_s",
+        "num_prompts",
+    )
+    assert found["num_garments"] == num_garments
+    assert num_garments == 0 or found["num_prompts"] == 2 + num_garments
+    assert "The answers are the same" in done.stdout
+    assert "The tokens are the same" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("packing.py", "--quick", "--num-prompts", "1000"), "--num-prompts is 1000"),
+        (("describe.py", "--checkpoint", "./missing"), "./missing: no such directory"),
+        (("describe.py", "--quick", "--photos", "missing.jpg"), "missing.jpg: no such file"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: tuple[str, ...], error: str) -> None:
+    done = run(*arguments)
+    assert done.returncode
+    assert error in done.stderr
+    assert "Traceback" not in done.stderr

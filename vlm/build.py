@@ -1,0 +1,61 @@
+"""What a run starts from: the model and its processor."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from tasks.base import Record
+from vlm.config import TrainConfig
+from vlm.data.corpus import corpus
+from vlm.model import OneLookConfig, OneLookModel
+from vlm.processor import OneLookProcessor
+from vlm.tokenizer import load_tokenizer, train_tokenizer
+
+__all__ = ["build_model", "build_processor"]
+
+
+def build_model(config: TrainConfig) -> OneLookModel:
+    """From a YAML shape with weights drawn from `config.seed`, or from a checkpoint folder.
+
+    Raises:
+        ValueError: neither is there, or the shape has an unknown field.
+    """
+    if Path(config.model).is_dir():
+        return OneLookModel.from_pretrained(config.model, dtype=torch.float32)
+    if not Path(config.model).is_file():
+        raise ValueError(f"model {config.model!r} is neither a YAML file nor a checkpoint folder")
+    shape = yaml.safe_load(Path(config.model).read_text(encoding="utf-8"))
+    known = [name for name in inspect.signature(OneLookConfig).parameters if name != "kwargs"]
+    unknown = sorted(set(shape) - set(known)) if isinstance(shape, dict) else [str(shape)]
+    if unknown:
+        raise ValueError(f"{config.model} has unknown fields: {', '.join(unknown)}; known: {', '.join(known)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return OneLookModel(OneLookConfig(**shape))
+
+
+def build_processor(
+    config: TrainConfig, shape: OneLookConfig, records: Mapping[str, Sequence[Record]]
+) -> OneLookProcessor:
+    """With the configured tokenizer, the run's own, or one trained on the sources."""
+    if config.tokenizer is not None:
+        return OneLookProcessor(load_tokenizer(config.tokenizer), shape)
+    own = Path(config.output_dir) / "tokenizer"
+    for folder in (Path(config.model), own):
+        if (folder / "tokenizer.json").is_file():
+            return OneLookProcessor(load_tokenizer(folder), shape)
+    tokenizer = train_tokenizer(
+        corpus([record for rows in records.values() for record in rows]), vocab_size=shape.vocab_size
+    )
+    temporary = own.with_name(".tokenizer.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    tokenizer.save_pretrained(temporary)
+    os.replace(temporary, own)
+    return OneLookProcessor(tokenizer, shape)
