@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tasks.base import Example, ObjectLabel, ParseError, Record, SpanScorer
-from tasks.boxes import ImageSize, encode_box
+from tasks.boxes import Box, ImageSize, encode_box
 from tasks.grammar import Choice, Grammar, Literal, Repeat
 from tasks.grammar import Sequence as Then
 from tasks.ontology import default_ontology
@@ -36,7 +36,7 @@ class AttributesTask:
         labels = [item.label for item in record.objects]
         found = []
         for item in record.objects:
-            ways = []
+            ways: list[tuple[str | None, Box | None]] = []
             if item.box is not None:
                 ways += [(item.label, item.box)] * 3 + [(None, item.box)]
             if labels.count(item.label) == 1:

@@ -47,7 +47,7 @@ class GroundingTask:
         if record.objects_complete and asked:
             absent = [(phrase, ()) for phrase in _absent(record, rng)]
             asked += absent[: max(1, (len(asked) + 1) // 2)]
-        found = {}
+        found: dict[str, tuple[str, tuple[Box, ...]]] = {}
         for phrase, boxes in asked:
             found.setdefault(question_words(phrase), (phrase, boxes))
         return [

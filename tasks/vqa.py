@@ -125,6 +125,8 @@ def _existence(name: str, rng: random.Random) -> str:
 def _about(item: ObjectLabel, rng: random.Random) -> Iterator[tuple[str, str]]:
     be, do = ("are", "do") if is_plural(item.label) else ("is", "does")
     for name, values in item.attributes.items():
+        if not values:
+            continue
         value = values[0]
         thing = f"the {item.label}"
         if name == "colour":

@@ -43,12 +43,12 @@ def boxes_in_images(draw: st.DrawFn) -> tuple[Box, ImageSize]:
 @pytest.mark.parametrize("name", ["x1", "y1", "x2", "y2"])
 def test_coordinates_are_finite(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"Box\.{name} is -?(nan|inf); expected a finite number"):
-        Box(**{**dict(x1=1, y1=1, x2=2, y2=2), name: value})
+        Box(**{"x1": 1, "y1": 1, "x2": 2, "y2": 2, name: value})
 
 
 @pytest.mark.parametrize("corners", [(5, 1, 4, 2), (1, 5, 2, 4)])
 def test_swapped_corners_are_refused(corners: tuple[int, int, int, int]) -> None:
-    with pytest.raises(ValueError, match="corners are swapped.*expected x1 <= x2 and y1 <= y2"):
+    with pytest.raises(ValueError, match=r"corners are swapped.*expected x1 <= x2 and y1 <= y2"):
         Box(*corners)
 
 

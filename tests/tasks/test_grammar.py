@@ -184,11 +184,11 @@ def test_equal_grammars_share_their_automaton() -> None:
 
 
 def test_nodes_that_mean_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="Literal.text is empty; leave the node out"):
+    with pytest.raises(ValueError, match=r"Literal\.text is empty; leave the node out"):
         Literal("")
-    with pytest.raises(ValueError, match="Choice.options is empty"):
+    with pytest.raises(ValueError, match=r"Choice\.options is empty"):
         Choice(())
-    with pytest.raises(ValueError, match="Sequence.parts is empty"):
+    with pytest.raises(ValueError, match=r"Sequence\.parts is empty"):
         Sequence(())
     for least, most in ((0, None), (0, 2), (3, 2), (1, 0)):
         with pytest.raises(ValueError, match=f"Repeat takes {least} to {most}; expected 1 <= min <= max"):

@@ -121,16 +121,16 @@ def test_errors_name_the_file(found: Any, says: str, tmp_path: Path) -> None:
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(b"values: \xff")
-    with pytest.raises(ValueError, match="mine.yaml: .*decode"):
+    with pytest.raises(ValueError, match=r"mine\.yaml: .*decode"):
         load_ontology(file)
 
 
 def test_a_garment_of_two_kinds_is_refused(tmp_path: Path) -> None:
     kinds = {kind: {"attributes": ["colour"], "garments": ["coat"]} for kind in ("upper", "outer")}
-    with pytest.raises(ValueError, match="mine.yaml: ontology: garments has twice coat"):
+    with pytest.raises(ValueError, match=r"mine\.yaml: ontology: garments has twice coat"):
         load_ontology(write(tmp_path, {**GOOD, "kinds": kinds}))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_ontology(tmp_path / "nowhere.yaml")

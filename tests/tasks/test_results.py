@@ -110,7 +110,7 @@ def test_a_score_is_a_probability(name: str, make: Callable[[float], object], sc
 def test_empty_words_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Value.values is empty; use \('not visible',\)"):
         Value(())
-    with pytest.raises(ValueError, match="Garment.label is empty"):
+    with pytest.raises(ValueError, match=r"Garment\.label is empty"):
         Garment("")
 
 

@@ -154,7 +154,7 @@ def test_few_are_drawn_and_only_by_the_generator() -> None:
     assert random.getstate() == before
     assert draws[0] == draws[1]
     for found in draws[0]:
-        assert [example.label for example in found][0] == Answer("yes")
+        assert found[0].label == Answer("yes")
         assert len(found) == 1 + NUM_DRAWN
         assert len({example.inputs["question"] for example in found}) == len(found)
     assert len({tuple(example.inputs["question"] for example in found) for found in draws[0]}) > 5

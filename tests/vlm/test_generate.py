@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from tasks import TASKS
-from tasks.grammar import compile_grammar
+from tasks.grammar import Choice, Literal, Repeat, Sequence, compile_grammar
 from vlm.api import VLM
 from vlm.families import Prompt
 from vlm.generate import LOCATION_WINDOW, Decoding, Generated, _Chooser, _decode_bytes
 from vlm.search import Search
-from vlm.token_masks import TokenMasks
+from vlm.token_masks import GrammarState, TokenMasks
 
 SIZE = (60, 40)
 INPUTS = [
@@ -84,14 +87,78 @@ def test_no_prompts(tiny: VLM, photos: list[Image.Image]) -> None:
     assert run(tiny, photos, []) == []
 
 
+COLOURS = Choice(tuple(map(Literal, ("tan", "teal", "black", "blue", "brown", "not visible"))))
+OUTFIT = Sequence((Repeat(COLOURS, Literal(", "), max=2), Literal(" "), Choice((Literal("coat"), Literal("boots")))))
+"""Every answer ends well before the token limit, so that greedy and beams can be compared on all of them."""
+
+
 def test_beam_search_finds_more_probable_texts(tiny: VLM, photos: list[Image.Image]) -> None:
-    cases = [(i, task, inputs) for i in range(len(photos)) for task, inputs in INPUTS]
-    greedy = run(tiny, photos, [prompt(*case) for case in cases])
-    beams = run(tiny, photos, [prompt(*case, num_beams=4) for case in cases])
+    prompts = [
+        replace(prompt(i, task, inputs, max_new_tokens=40), automaton=compile_grammar(OUTFIT))
+        for i in range(len(photos))
+        for task, inputs in INPUTS
+    ]
+    greedy = run(tiny, photos, prompts)
+    beams = run(tiny, photos, [replace(p, decoding=replace(p.decoding, num_beams=4)) for p in prompts])
     finished = [(g, b) for g, b in zip(greedy, beams, strict=True) if not g.truncated]
-    assert finished
+    assert len(finished) == len(prompts)
+    assert not any(b.truncated for _, b in finished)
     assert all(b.logprob >= g.logprob - 1e-4 for g, b in finished)
-    assert any(b.logprob > g.logprob + 1e-2 for g, b in finished)
+    assert sum(b.logprob > g.logprob + 1e-2 for g, b in finished) >= 3
+
+
+def test_a_beam_as_wide_as_the_grammar_finds_the_best_text(tiny: VLM, photos: list[Image.Image]) -> None:
+    """Against the probability of every single text that the grammar allows."""
+    word = Choice(tuple(map(Literal, ("tan", "to", "te", "z"))))
+    automaton = compile_grammar(Sequence((word, word)))
+    family = tiny.family
+    masks: TokenMasks = family.masks  # type: ignore[attr-defined]
+    every = list(token_sequences(masks, masks.start(automaton)))
+    assert len(every) >= 16
+    features = family.encode_images(photos[:2])
+    found_another = 0
+    for image, (task, inputs) in itertools.product((0, 1), INPUTS[:3]):
+        wanted = replace(prompt(image, task, inputs, num_beams=len(every)), automaton=automaton)
+        [best] = family.generate(features, [wanted])
+        [greedy] = family.generate(features, [replace(wanted, decoding=Decoding(max_new_tokens=24))])
+        totals = grammar_logprobs(tiny, features, wanted, every)
+        index = max(range(len(every)), key=totals.__getitem__)
+        assert best.token_ids == every[index]
+        assert best.logprob == pytest.approx(totals[index], abs=1e-3)
+        assert greedy.logprob == pytest.approx(totals[every.index(greedy.token_ids)], abs=1e-3)
+        assert sum(map(math.exp, totals)) == pytest.approx(1.0, abs=1e-3)  # nothing was left out
+        found_another += best.token_ids != greedy.token_ids
+    assert found_another
+
+
+def token_sequences(masks: TokenMasks, state: GrammarState, start: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
+    """All token sequences of a finite grammar, each with the end token."""
+    for token in masks.mask(state).nonzero()[:, 0].tolist():
+        if token == masks.eos_id:
+            yield (*start, token)
+        else:
+            yield from token_sequences(masks, masks.next_state(state, token), (*start, token))
+
+
+@torch.inference_mode()
+def grammar_logprobs(tiny: VLM, features: Any, wanted: Prompt, sequences: list[tuple[int, ...]]) -> list[float]:
+    """Log-probability of each sequence, every token among those that the grammar allows there."""
+    family: Any = tiny.family
+    model, masks = family.model, family.masks
+    ids = torch.tensor([family.processor.encode_prompt(wanted.text)])
+    memory = model.encode_prompts(
+        features.select(torch.tensor([wanted.image])), ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None]
+    )
+    totals = []
+    for sequence in sequences:
+        inputs = torch.tensor([[model.config.bos_token_id, *sequence[:-1]]])
+        hidden = model.decode(inputs, torch.ones_like(inputs), torch.arange(len(sequence))[None], memory)
+        state, total = masks.start(wanted.automaton), 0.0
+        for logits, token in zip(model.logits(hidden)[0], sequence, strict=True):
+            total += float(logits.masked_fill(~masks.mask(state), -torch.inf).log_softmax(-1)[token])
+            state = state if token == masks.eos_id else masks.next_state(state, token)
+        totals.append(total)
+    return totals
 
 
 def stepwise(script: list[list[list[tuple[str, float]]]], masks: TokenMasks, decoding: Decoding) -> Search:
