@@ -262,8 +262,11 @@ def _report(name: str, error: Exception) -> None:
 
 
 def _load(checkpoint: str | None, device: str | None) -> Any:
+    from transformers.utils import logging
+
     import vlm
 
+    logging.disable_progress_bar()  # it is there for models that take minutes to load
     return vlm.load(checkpoint, device=device)
 
 

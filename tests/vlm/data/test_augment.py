@@ -229,6 +229,20 @@ def test_brightness_changes_but_not_hue(colour: tuple[int, int, int]) -> None:
     assert min(values) < max(colour) * 0.85 and max(values) > max(colour) * 1.15
 
 
+def test_contrast_changes_but_not_saturation() -> None:
+    """Greys stay grey, and the darker moves against the lighter."""
+    image = Image.new("RGB", (16, 8), (60, 60, 60))
+    image.paste((150, 150, 150), (0, 0, 8, 8))
+    record = Record(id="1", image="1.png", image_size=(8, 16))
+    ratios = []
+    for seed in range(20):
+        varied, _ = augment(image, record, replace(NOTHING, brightness=0.2), random.Random(seed))
+        light, dark = varied.getpixel((0, 0)), varied.getpixel((15, 0))
+        assert len(set(light)) == len(set(dark)) == 1
+        ratios.append(light[0] / dark[0])
+    assert min(ratios) < 2.2 and max(ratios) > 2.8
+
+
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255), (128, 128, 128)])
 def test_pure_colours_and_greys_stay_what_they_are(colour: tuple[int, int, int]) -> None:
     image = Image.new("RGB", (8, 8), colour)

@@ -259,6 +259,30 @@ def test_features_are_reused_to_the_bit(
 
 
 @torch.no_grad()
+def test_ready_made_keys_are_one_sequence_of_image_and_prompts(
+    tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
+) -> None:
+    """Layer by layer, against joint layers that run over all tokens at once under a mask."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = OneLookModel(OneLookConfig(**{**tiny_model.config.to_dict(), "num_joint_layers": 3})).eval()
+    batch = collate(tiny_processor, photos[:1], ROWS[:1])
+    entered: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []  # what the joint layers are given: the image, the prompts
+    hook = model.joint_layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[:2]))
+    memory = remember(model, encode(model, batch), batch)
+    hook.remove()
+    (image, image_at), (prompts, prompts_at) = entered
+    hidden = torch.cat([image, prompts], dim=1)
+    at = tuple(torch.cat(pair, dim=2) for pair in zip(image_at, prompts_at, strict=True))
+    segments = torch.cat([torch.zeros(1, image.shape[1], dtype=torch.long), batch["segment_ids"]], dim=1)[0]
+    sees = (segments[None, :] == 0) | (segments[:, None] == segments[None, :])
+    for layer in model.joint_layers:
+        hidden, _ = layer(hidden, at, sees[None, None])
+    torch.testing.assert_close(memory.hidden_BMD, model.memory_norm(hidden), atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch.equal(memory.segments_BM[0], segments)
+
+
+@torch.no_grad()
 def test_selected_features_are_those_of_the_rows(
     tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
 ) -> None:
