@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapter import Generator
-from outfits import draw_outfits, garments_at, tiny_model
-from timing import interleave, machine, medians, print_json, print_table
 from transformers.modeling_outputs import BaseModelOutput
 
+from adapter import Generator
+from outfits import draw_outfits, garments_at, tiny_model
 from tasks import TASKS
 from tasks.boxes import Box
 from tasks.results import Attributes, Garment
+from timing import interleave, machine, medians, print_json, print_table
 from vlm.api import VLM, load
 from vlm.demo import export_astronaut
 from vlm.generate import Decoding, Job, generate

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from outfits import ROOT, TINY, Drawn, build_model, build_processor, draw_outfits
-from timing import interleave, machine, medians, print_json, print_table
 from torch import Tensor
 
+from outfits import ROOT, TINY, Drawn, build_model, build_processor, draw_outfits
 from tasks import TASKS
+from timing import interleave, machine, medians, print_json, print_table
 from vlm.config import OptimConfig
 from vlm.data.mixture import draw_examples, generator
 from vlm.model import OneLookModel

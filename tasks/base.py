@@ -103,7 +103,7 @@ class Record:
         image: path of the image file; relative paths are relative to the record file.
         image_size: (height, width) in pixels, after EXIF rotation.
         objects_complete: every garment is in `objects`, so absence means "not worn".
-        boxes_complete: every garment has its box, so detection may be trained on it.
+        boxes_complete: every object has its box. With `objects_complete`, detection may be trained on it.
         groups: names of groups for splits and audits, e.g. {"contributor": "12"}.
         split: "train" or "validation".
     """

@@ -54,7 +54,7 @@ class AugmentConfig:
     min_crop_unboxed: float = 0.8
     """Smallest share kept where it is not known what a crop would cut off."""
     brightness: float = 0.2
-    """Largest relative change of brightness and contrast. Hue is left alone: colours are labels."""
+    """Largest relative change of brightness and contrast. Hue and saturation stay: colours are labels."""
     erase: float = 0.0
     """Probability of blanking a small rectangle in photos without boxes."""
     rotate: float = 0.0

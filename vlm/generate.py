@@ -263,17 +263,20 @@ class _Chooser:
     ) -> list[list[list[tuple[int, float, float]]]]:
         _, width, vocabulary = logits_BPV.shape
         device = logits_BPV.device
-        allowed = [[self._mask(h) for h in row] + [self.free_V] * (width - len(row)) for row in running]
-        allowed_BPV = torch.stack([torch.stack(row) for row in allowed]).to(device)
-        masked_BPV = logits_BPV.masked_fill(~allowed_BPV, -torch.inf)
-        logprobs_BPV = masked_BPV.log_softmax(-1)
+        masked_BPV = logits_BPV
+        if any(h is not None and h.grammar is not None for row in running for h in row):
+            allowed = [[self._mask(h) for h in row] + [self.free_V] * (width - len(row)) for row in running]
+            allowed_BPV = torch.stack([torch.stack(row) for row in allowed]).to(device)
+            masked_BPV = logits_BPV.masked_fill(~allowed_BPV, -torch.inf)
+        # The log of the sum is all that a log-softmax needs: it is taken off only where something was chosen.
+        total_BP1 = masked_BPV.logsumexp(-1, keepdim=True)
         beams = max(search.decoding.num_beams for row in searches for search in row)
         # Twice the beams: even if every beam's best token is the end, as many go on.
         best = 1 if beams == 1 else min(2 * beams, vocabulary)
-        ids_BPK = logprobs_BPV.topk(best, dim=-1).indices
+        ids_BPK = masked_BPV.argmax(-1, keepdim=True) if best == 1 else masked_BPV.topk(best, dim=-1).indices
         self._sample(ids_BPK, masked_BPV, running, searches)
-        chosen_BPK = logprobs_BPV.gather(-1, ids_BPK)
-        confidence_BPK = self._confidences(ids_BPK, chosen_BPK, logprobs_BPV)
+        chosen_BPK = masked_BPV.gather(-1, ids_BPK) - total_BP1
+        confidence_BPK = self._confidences(ids_BPK, chosen_BPK, masked_BPV, total_BP1)
         parts = zip(ids_BPK.tolist(), chosen_BPK.tolist(), confidence_BPK.tolist(), strict=True)
         return [[list(zip(*slot, strict=True)) for slot in zip(*row, strict=True)] for row in parts]
 
@@ -282,11 +285,12 @@ class _Chooser:
             return self.free_V
         return self.masks.mask(hypothesis.grammar)
 
-    def _confidences(self, ids_BPK: Tensor, chosen_BPK: Tensor, logprobs_BPV: Tensor) -> Tensor:
+    def _confidences(self, ids_BPK: Tensor, chosen_BPK: Tensor, logits_BPV: Tensor, total_BP1: Tensor) -> Tensor:
         bins_BPK = self.location_bins_V[ids_BPK]
         if bool((bins_BPK < 0).all()):
             return chosen_BPK
-        cumulative = F.pad(logprobs_BPV[..., self.location_ids_L].exp().cumsum(-1), (1, 0))
+        mass_BPL = (logits_BPV[..., self.location_ids_L] - total_BP1).exp()
+        cumulative = F.pad(mass_BPL.cumsum(-1), (1, 0))
         last = cumulative.shape[-1] - 1
         low = (bins_BPK - LOCATION_WINDOW).clamp(0, last)
         high = (bins_BPK + LOCATION_WINDOW + 1).clamp(0, last)

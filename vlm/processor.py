@@ -31,7 +31,8 @@ class PackedTarget:
 
 ASPECTS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)
 """Height over width that pictures are brought to, so that those of a batch fall into few groups of one shape. What is
-between them is stretched by at most a sixth; what is longer than the last keeps its own."""
+between them is stretched, with the rounding to whole tokens, by a quarter at most; what is longer than the last keeps
+its own."""
 
 
 def grid_shape(height: int, width: int, budget: int) -> tuple[int, int]:

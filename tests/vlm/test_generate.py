@@ -284,7 +284,7 @@ def test_the_window_of_a_location(tiny: VLM, index: int) -> None:
     chosen = masks.location_ids[index]
     window = masks.location_ids[max(0, index - LOCATION_WINDOW) : index + LOCATION_WINDOW + 1]
     found = _Chooser(masks, torch.device("cpu"))._confidences(
-        chosen.reshape(1, 1, 1), logprobs[chosen].reshape(1, 1, 1), logprobs[None, None]
+        chosen.reshape(1, 1, 1), logprobs[chosen].reshape(1, 1, 1), logprobs[None, None], torch.zeros(1, 1, 1)
     )
     assert float(found) == pytest.approx(float(logprobs[window].logsumexp(0)), abs=1e-3)
 

@@ -163,12 +163,24 @@ def test_validation_with_task_metrics(trained: Path) -> None:
         assert 0 <= found[-1][f"validation/drawn/{name}"] <= 1
 
 
-def test_tensorboard_has_the_same_numbers(trained: Path) -> None:
+def shown_in_tensorboard(run: Path, name: str) -> list[tuple[int, float]]:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(trained / "tensorboard")).Reload()
-    assert {"loss", "loss/vqa", "validation/drawn/vqa/exact_match"} <= set(events.Tags()["scalars"])
-    logged = {row["step"]: row["loss"] for row in rows(trained) if "loss" in row}
-    assert {event.step: event.value for event in events.Scalars("loss")} == pytest.approx(logged)
+    events = accumulator.EventAccumulator(str(run / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_tensorboard_has_the_same_numbers(trained: Path) -> None:
+    for name in ("loss", "loss/vqa", "validation/drawn/vqa/exact_match"):
+        logged = [(row["step"], pytest.approx(row[name])) for row in rows(trained) if name in row]
+        assert shown_in_tensorboard(trained, name) == logged
+
+
+def test_tensorboard_shows_no_step_twice(copied: Path, trained: Path) -> None:
+    """After a resumed run too: what was logged after its checkpoint is taken out."""
+    run = copied.parent / "run"
+    shutil.rmtree(run / "checkpoints" / "step_00000060")
+    assert main([str(copied), "--tensorboard=true"]) == 0
+    assert shown_in_tensorboard(run, "loss") == shown_in_tensorboard(trained, "loss")
 
 
 def test_the_export_loads_and_answers(trained: Path, garments: Path) -> None:

@@ -10,7 +10,8 @@ import random
 import re
 from dataclasses import replace
 
-from PIL import Image, ImageEnhance
+import numpy as np
+from PIL import Image
 
 from tasks.base import QA, ObjectLabel, Record, TextLabel
 from tasks.boxes import Box
@@ -119,14 +120,25 @@ def augment(
         image = image.crop((int(window.x1), int(window.y1), int(window.x2), int(window.y2)))
         record = crop_record(record, window)
     if config.brightness:
-        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast):
-            image = enhancer(image).enhance(1 + rng.uniform(-config.brightness, config.brightness))
+        image = _change_light(image, *(rng.uniform(-config.brightness, config.brightness) for _ in range(2)))
     if not boxed and rng.random() < config.erase:
         width, height = round(image.width * rng.uniform(0.1, 0.3)), round(image.height * rng.uniform(0.1, 0.3))
         x, y = rng.randrange(max(1, image.width - width)), rng.randrange(max(1, image.height - height))
         image = image.copy()
         image.paste(tuple(rng.randrange(256) for _ in range(3)), (x, y, x + width, y + height))
     return image, record
+
+
+def _change_light(image: Image.Image, brightness: float, contrast: float) -> Image.Image:
+    """Brightness and contrast of the brightest channel; the others keep their share of it, so that hue and saturation
+    stay. Pillow's enhancers clip each channel for itself, and a bright beige turns yellow."""
+    pixels = np.asarray(image)
+    value = pixels.max(axis=-1)
+    grey = float(value.mean()) * (1 + brightness)
+    levels = np.arange(256)
+    wanted = np.clip((levels * (1 + brightness) - grey) * (1 + contrast) + grey, 0, 255)
+    scale = wanted / np.maximum(levels, 1)
+    return Image.fromarray(np.rint(pixels * scale[value][..., None]).astype(np.uint8))
 
 
 def _draw_window(image: Image.Image, min_area: float, rng: random.Random) -> Box:

@@ -215,6 +215,18 @@ def hues(image: Image.Image) -> np.ndarray:
     return np.array([colorsys.rgb_to_hsv(*pixel)[0] * 360 for pixel in pixels])
 
 
+@pytest.mark.parametrize("colour", [(225, 205, 165), (250, 180, 200), (150, 200, 250), (230, 215, 60)])
+def test_bright_colours_do_not_turn(colour: tuple[int, int, int]) -> None:
+    """Beige, pink, light blue, yellow: clipped channel by channel they would turn by up to 20 degrees."""
+    image = Image.new("RGB", (16, 8), (40, 40, 40))
+    image.paste(colour, (0, 0, 8, 8))
+    record = Record(id="1", image="1.png", image_size=(8, 16))
+    for seed in range(40):
+        varied, _ = augment(image, record, replace(NOTHING, brightness=0.25), random.Random(seed))
+        difference = np.abs(hues(varied) - hues(image)[0])
+        assert np.minimum(difference, 360 - difference).max() < 2.5
+
+
 @pytest.mark.parametrize("colour", [(180, 60, 60), (170, 140, 70), (60, 150, 90), (70, 100, 190), (150, 80, 170)])
 def test_brightness_changes_but_not_hue(colour: tuple[int, int, int]) -> None:
     image = Image.new("RGB", (16, 8), (110, 110, 110))

@@ -510,6 +510,32 @@ def test_location_target_by_hand(tiny_model: OneLookModel, bin_: int) -> None:
     assert text == pytest.approx(-float(logprobs[0, first - 1]), abs=1e-4)
 
 
+@torch.no_grad()
+def test_region_labels_add_to_the_sum_of_losses(
+    tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
+) -> None:
+    """Each times `region_weight`; they add no tokens to divide by, and change no answer."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        shape = {**tiny_model.config.to_dict(), "region_classes": [3, 2], "region_weight": 0.25}
+        model = OneLookModel(OneLookConfig(**shape)).eval()
+    batch = collate(tiny_processor, photos, ROWS)
+    features = encode(model, batch)
+    share = features.mask_BI / features.mask_BI.sum(1, keepdim=True)
+    regions = {
+        "region_rows": torch.tensor([0, 2, 2]),
+        "region_weights": share[[0, 2, 2]],
+        "region_labels": torch.tensor([[0, 1], [2, -100], [-100, 0]]),
+    }
+    plain, taught = (model(**batch, **extra, return_logits=True) for extra in ({}, regions))
+    added = 0.25 * float(model.region_loss(features, *regions.values()))
+    assert added > 0.1
+    assert float(taught.loss_sum) == pytest.approx(float(plain.loss_sum) + added, rel=1e-5)
+    assert float(taught.loss) == pytest.approx(float(taught.loss_sum / plain.num_tokens), rel=1e-5)
+    assert torch.equal(taught.token_loss, plain.token_loss)
+    assert torch.equal(taught.logits, plain.logits)
+
+
 def test_a_near_miss_costs_less_than_a_far_one(tiny_model: OneLookModel) -> None:
     first = tiny_model.config.first_location_id
     logits = torch.zeros(3, tiny_model.config.vocab_size)
