@@ -19,7 +19,7 @@ ImageSize = tuple[int, int]
 # ASCII digits without leading zeros: what else looks like a location is none. Four digits are told that they are out
 # of range.
 LOCATION = re.compile(r"<loc_(0|[1-9][0-9]{0,3})>")
-BOX_TEXT = re.compile(r"(?:<loc_(?:0|[1-9][0-9]{0,3})>){4}")
+BOX_TEXT = re.compile(rf"(?:{LOCATION.pattern}){{4}}")
 
 
 @dataclass(frozen=True, slots=True)

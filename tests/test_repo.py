@@ -190,6 +190,11 @@ def test_no_large_files() -> None:
     assert [path.name for path in tracked() if path.stat().st_size > MAX_BYTES] == []
 
 
+def test_no_packages() -> None:
+    """What pip downloads belongs nowhere in here."""
+    assert [path.name for path in tracked() if path.suffix in (".whl", ".gz", ".zip")] == []
+
+
 def test_no_photos_of_the_data_sets() -> None:
     """Their annotations may be here; photos and masks never."""
     images = {".jpg", ".jpeg", ".png", ".webp"}

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from vlm.atomic import write_text
+
 __all__ = ["Calibration", "Pairs", "expected_calibration_error", "fit", "in_fitting_half", "main_calibrate"]
 
 FILE = "calibration.json"
@@ -66,7 +68,7 @@ class Calibration:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write atomically."""
         maps = {key: {"slope": slope, "offset": offset} for key, (slope, offset) in self.maps.items()}
-        _write(Path(path), json.dumps({"maps": maps, "report": self.report}, indent=1, sort_keys=True) + "\n")
+        write_text(Path(path), json.dumps({"maps": maps, "report": self.report}, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -257,9 +259,3 @@ def _sigmoid(value: float) -> float:
     if value < 0:
         return math.exp(value) / (1 + math.exp(value))
     return 1 / (1 + math.exp(-value))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

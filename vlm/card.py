@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm.atomic import write_text
 from vlm.evaluate import HEADLINES, value_at
 
 __all__ = ["SOURCES", "fill_table", "headline_table", "main_card", "render_card"]
@@ -62,11 +63,7 @@ def main_card(
         text = render_card(found, template=template, reliability=reliability)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{file}: is not what `vlm eval` writes: {error!r}") from error
-    target = Path(output)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, target)
+    write_text(Path(output), text)
 
 
 def fill_table(results: str | os.PathLike[str], document: str | os.PathLike[str]) -> None:
@@ -84,9 +81,7 @@ def fill_table(results: str | os.PathLike[str], document: str | os.PathLike[str]
             f"{file}: has no place for the table; write {TABLE_START} and {TABLE_END} on lines of their own"
         )
     table = headline_table(json.loads(Path(results).read_text(encoding="utf-8")))
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(f"{before}{start}\n{table}\n{end}{after}", encoding="utf-8")
-    os.replace(temporary, file)
+    write_text(file, f"{before}{start}\n{table}\n{end}{after}")
 
 
 def render_card(
@@ -269,18 +264,13 @@ def _training(results: Mapping[str, Any]) -> str:
 def _data(results: Mapping[str, Any]) -> str:
     trained = ((results.get("training") or {}).get("data") or {}).get("sources")
     measured = results["config"]["sources"]
-    # A reader may stand under several names with other shares; our own records under each name are another set.
     readers: dict[str, str] = {}
     weights: dict[str, float] = {}
     for source, row in (trained or measured).items():
-        reader = row.get("reader", source)
-        name = source if reader == "jsonl" else reader
-        readers[name] = reader
+        name = _set_name(source, row)
+        readers[name] = row.get("reader", source)
         weights[name] = weights.get(name, 0.0) + (float(row.get("weight", 1.0)) if trained else 0.0)
-    counts = {
-        (name if row.get("reader") == "jsonl" else row.get("reader", name)): results.get("data", {}).get(name, {})
-        for name, row in measured.items()
-    }
+    counts = {_set_name(source, row): results.get("data", {}).get(source, {}) for source, row in measured.items()}
     rows = []
     for name, reader in readers.items():
         title, licence = SOURCES.get(reader, UNKNOWN_SOURCE)
@@ -288,6 +278,13 @@ def _data(results: Mapping[str, Any]) -> str:
         share = f"{weights[name] / sum(weights.values()):.0%}" if sum(weights.values()) else "-"
         rows.append((name, title, licence, _count(num.get("train")), share, _count(num.get("validation"))))
     return _table(("source", "what", "licence", "training photos", "share drawn", "validation photos"), rows)
+
+
+def _set_name(source: str, row: Mapping[str, Any]) -> str:
+    """What a source is a part of: a reader may stand under several names with other shares, but of our own records
+    each name is another set."""
+    reader = str(row.get("reader", source))
+    return source if reader == "jsonl" else reader
 
 
 def _count(number: int | None) -> str:

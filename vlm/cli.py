@@ -100,6 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
                 )
         return sub
 
+    def on_records(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--suite", default="validation", help="which records and measures (default: %(default)s)")
+        sub.add_argument("--data-root", metavar="DIR", help="where the data sets lie")
+        sub.add_argument("--limit", type=int, metavar="N", help="at most N records of each data set")
+
     describe = command("describe", _describe, "describe the whole outfit, garment by garment", photos=True, draw=True)
     describe.add_argument("--detail", choices=("brief", "detailed"), default="brief", help="default: %(default)s")
     describe.add_argument(
@@ -124,10 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate = command("eval", _evaluate, "measure a checkpoint with the task metrics")
     evaluate.add_argument("--checkpoint", metavar="DIR", help="default: the embedded checkpoint")
-    evaluate.add_argument("--suite", default="validation", help="what to measure (default: %(default)s)")
     evaluate.add_argument("--output", metavar="JSON", help="where the results go")
-    evaluate.add_argument("--data-root", metavar="DIR", help="where the data sets lie")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="at most N records of each data set")
+    on_records(evaluate)
     card = command("card", _card, "write the model card of measured results")
     card.add_argument("results", metavar="RESULTS", help="the JSON that `vlm eval` wrote")
     card.add_argument("-o", "--output", required=True, metavar="MD", help="where the card goes")
@@ -135,10 +138,8 @@ def build_parser() -> argparse.ArgumentParser:
     card.add_argument("--readme", metavar="MD", help="also put the headline table between the marks in this file")
     calibrate = command("calibrate", _calibrate, "fit a checkpoint's probabilities on validation records")
     calibrate.add_argument("checkpoint", metavar="DIR", help="calibration.json is written into it")
-    calibrate.add_argument("--suite", default="validation", help="which records (default: %(default)s)")
     calibrate.add_argument("--plot", metavar="PNG", help="draw the reliability before and after")
-    calibrate.add_argument("--data-root", metavar="DIR", help="where the data sets lie")
-    calibrate.add_argument("--limit", type=int, metavar="N", help="at most N records of each data set")
+    on_records(calibrate)
     info = command("info", _info, "tell what a checkpoint is")
     info.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a directory (default: embedded)")
     info.add_argument("--json", action="store_true", help="print one JSON object")
@@ -262,12 +263,11 @@ def _report(name: str, error: Exception) -> None:
 
 
 def _load(checkpoint: str | None, device: str | None) -> Any:
-    from transformers.utils import logging
-
     import vlm
+    from vlm.run_log import no_other_bars
 
-    logging.disable_progress_bar()  # it is there for models that take minutes to load
-    return vlm.load(checkpoint, device=device)
+    with no_other_bars():
+        return vlm.load(checkpoint, device=device)
 
 
 def _printer(args: argparse.Namespace, asked: Mapping[str, str]) -> Callable[[str, Result], None]:

@@ -27,6 +27,7 @@ from tasks.metrics import (
 )
 from tasks.metrics.bootstrap import Statistics, bootstrap, bootstrap_images, total
 from tasks.readers.clothing import CLOTHING_CLASSES
+from vlm.atomic import write_text
 from vlm.calibrate import expected_calibration_error, in_fitting_half
 from vlm.probes import MEASURES, Answered, Probe, ask, judged_garments, score_pairs
 from vlm.suite import choose_records, load_suite, read_sources
@@ -300,7 +301,7 @@ def main_eval(
                 on_progress=lambda done, bar=bar: progress.advance(bar, done),  # type: ignore[misc]
             )
     if output is not None:
-        _write_json(Path(output), results)
+        write_text(Path(output), json.dumps(results, indent=1, allow_nan=False) + "\n")
     make_console().print(headline_table(results), markup=False, soft_wrap=True)
     return results
 
@@ -327,10 +328,3 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_folders(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

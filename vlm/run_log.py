@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers.utils import logging as transformers_logging
 
+from vlm.atomic import write_text
 from vlm.show import make_console
 
-__all__ = ["RunLog", "Throughput", "no_other_bars", "write_text"]
+__all__ = ["RunLog", "Throughput", "no_other_bars"]
 
 _ON_THE_BAR = {"loss": "loss {:.3f}", "images_per_s": "{:.0f} images/s"}
 """There is no room for more on one line; metrics.jsonl has the rest."""
@@ -136,7 +136,7 @@ class Throughput:
 
 @contextmanager
 def no_other_bars() -> Iterator[None]:
-    """Without those that transformers shows while it writes a model."""
+    """Without those that transformers shows while it reads or writes a model."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
@@ -144,10 +144,3 @@ def no_other_bars() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

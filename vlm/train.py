@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from tasks import TASKS
 from vlm.api import VLM
+from vlm.atomic import write_text
 from vlm.build import build_model, build_processor
 from vlm.checkpoint import load_newest, save_checkpoint
 from vlm.config import TrainConfig
@@ -37,7 +38,7 @@ from vlm.evaluate import quick_validation
 from vlm.model import OneLookModel
 from vlm.optim import WeightAverage, decay_start, learning_rate, load_optimizer_state, make_optimizer
 from vlm.processor import OneLookProcessor
-from vlm.run_log import RunLog, Throughput, no_other_bars, write_text
+from vlm.run_log import RunLog, Throughput, no_other_bars
 
 __all__ = ["Trainer", "main", "parse_config"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,16 @@ from vlm.data.records import write_jsonl
 from vlm.model import OneLookConfig, OneLookModel
 from vlm.processor import OneLookProcessor
 from vlm.tokenizer import train_tokenizer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a model gains nothing by more, and on a busy machine they wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny.yaml"
 TEXTS = (

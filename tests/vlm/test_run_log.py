@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vlm.run_log import RunLog, Throughput, write_text
+from vlm.atomic import write_text
+from vlm.run_log import RunLog, Throughput
 
 VALUES = {"loss": 2.5, "learning_rate": 0.001, "loss/vqa": 1.25}
 

@@ -32,15 +32,6 @@ ROOT = Path(__file__).parents[2]
 TINY = ROOT / "configs" / "model" / "tiny.yaml"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """So small a model gains nothing by more, and on a busy machine they wait for one another."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
     """Accelerate keeps its settings for the life of the process; here each test is a run of its own."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Region:
     labels: Tensor
 
 
+@lru_cache(maxsize=1)
 def region_classes() -> Mapping[str, tuple[str, ...]]:
     """Kind of label -> its classes."""
     ontology = default_ontology()

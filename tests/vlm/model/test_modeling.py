@@ -93,6 +93,13 @@ def assert_same(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
         torch.testing.assert_close(one, other, atol=TOLERANCE, rtol=TOLERANCE)
 
 
+def variant(model: OneLookModel, **changes: object) -> OneLookModel:
+    """A model of another shape, with weights of its own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return OneLookModel(OneLookConfig(**{**model.config.to_dict(), **changes})).eval()
+
+
 def test_packed_is_unpacked(
     tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
 ) -> None:
@@ -263,9 +270,7 @@ def test_ready_made_keys_are_one_sequence_of_image_and_prompts(
     tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
 ) -> None:
     """Layer by layer, against joint layers that run over all tokens at once under a mask."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = OneLookModel(OneLookConfig(**{**tiny_model.config.to_dict(), "num_joint_layers": 3})).eval()
+    model = variant(tiny_model, num_joint_layers=3)
     batch = collate(tiny_processor, photos[:1], ROWS[:1])
     entered: list[tuple[Tensor, tuple[Tensor, Tensor]]] = []  # what the joint layers are given: the image, the prompts
     hook = model.joint_layers[0].register_forward_pre_hook(lambda _, args: entered.append(args[:2]))
@@ -515,10 +520,7 @@ def test_region_labels_add_to_the_sum_of_losses(
     tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
 ) -> None:
     """Each times `region_weight`; they add no tokens to divide by, and change no answer."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        shape = {**tiny_model.config.to_dict(), "region_classes": [3, 2], "region_weight": 0.25}
-        model = OneLookModel(OneLookConfig(**shape)).eval()
+    model = variant(tiny_model, region_classes=[3, 2], region_weight=0.25)
     batch = collate(tiny_processor, photos, ROWS)
     features = encode(model, batch)
     share = features.mask_BI / features.mask_BI.sum(1, keepdim=True)
