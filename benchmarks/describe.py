@@ -119,7 +119,7 @@ def compare_decoding(
     features: ImageFeatures = model.family.encode_images([item.image for item in draw_outfits(num_captions)])
     details = [("brief", "detailed")[index % 2] for index in range(num_captions)]
     prompts = [processor.encode_prompt(TASKS["caption"].prompt({"detail": detail}, (1, 1))) for detail in details]
-    decoding = Decoding(max_new_tokens=max_new_tokens)
+    decoding = Decoding(max_new_tokens=max_new_tokens, location_window=None)
     jobs = [
         Job(image=index, prompt_ids=prompt, automaton=None, decoding=decoding) for index, prompt in enumerate(prompts)
     ]

@@ -51,6 +51,9 @@ class Decoding:
         top_p: sampling only: the smallest set of tokens with this much probability is drawn from.
         seed: sampling only: the draws are a function of it.
         length_penalty: beam search only: finished sequences rank by log-probability / length ** penalty.
+        location_window: greedy search only: what the thousand locations say together decides whether one comes at
+            all, and the one with the most probability within this many bins of it is taken; None lets every location
+            stand for itself, as a plain argmax does (and as sampling and beam search do).
 
     Raises:
         ValueError: a number out of its range, or beams together with a temperature.
@@ -62,6 +65,7 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     length_penalty: float = 0.0
+    location_window: int | None = 30
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -74,6 +78,8 @@ class Decoding:
             raise ValueError(f"top_p is {self.top_p}; expected above 0 and at most 1")
         if not (math.isfinite(self.length_penalty) and self.length_penalty >= 0):
             raise ValueError(f"length_penalty is {self.length_penalty}; expected 0 (rank by probability) or above")
+        if self.location_window is not None and self.location_window < 0:
+            raise ValueError(f"location_window is {self.location_window}; expected 0 or more bins, or None")
         if self.num_beams > 1 and self.temperature > 0:
             raise ValueError("num_beams > 1 and temperature > 0 exclude each other; choose beam search or sampling")
 
@@ -274,6 +280,7 @@ class _Chooser:
         # Twice the beams: even if every beam's best token is the end, as many go on.
         best = 1 if beams == 1 else min(2 * beams, vocabulary)
         ids_BPK = masked_BPV.argmax(-1, keepdim=True) if best == 1 else masked_BPV.topk(best, dim=-1).indices
+        self._locate(ids_BPK, masked_BPV, running, searches)
         self._sample(ids_BPK, masked_BPV, running, searches)
         chosen_BPK = masked_BPV.gather(-1, ids_BPK) - total_BP1
         confidence_BPK = self._confidences(ids_BPK, chosen_BPK, masked_BPV, total_BP1)
@@ -298,6 +305,40 @@ class _Chooser:
         # The difference of two sums can round below the bin's own probability.
         windowed = torch.maximum(mass.log(), chosen_BPK)
         return torch.where(bins_BPK < 0, chosen_BPK, windowed)
+
+    def _locate(
+        self,
+        ids_BPK: Tensor,
+        masked_BPV: Tensor,
+        running: Sequence[Sequence[Hypothesis | None]],
+        searches: Sequence[Sequence[Search]],
+    ) -> None:
+        """Put the location that greedy search takes first, where locations together outweigh every other token.
+
+        One edge's probability is spread over many bins, so that a plain argmax takes "none", or the end, however
+        unlikely, before any of them.
+        """
+        for b, (row, row_searches) in enumerate(zip(running, searches, strict=True)):
+            for p, (hypothesis, search) in enumerate(zip(row, row_searches, strict=True)):
+                window = search.decoding.location_window
+                if hypothesis is None or hypothesis.grammar is None or hypothesis.grammar.corner is None:
+                    continue
+                if window is None or search.decoding.num_beams > 1 or search.decoding.temperature > 0:
+                    continue
+                logits_V = masked_BPV[b, p]
+                logits_L = logits_V[self.location_ids_L]
+                together = logits_L.logsumexp(-1)
+                others_V = logits_V.index_fill(0, self.location_ids_L, -torch.inf)
+                if bool(others_V.max() >= together):
+                    ids_BPK[b, p, 0] = others_V.argmax()
+                    continue
+                sums = F.pad((logits_L - together).exp().cumsum(0), (1, 0))
+                bins = torch.arange(len(logits_L), device=sums.device)
+                within_L = sums[(bins + window + 1).clamp(max=len(bins))] - sums[(bins - window).clamp(min=0)]
+                within_L = within_L.masked_fill(logits_L == -torch.inf, -1.0)
+                # Of a plateau (few bins hold all there is) the middle, which is where the mass lies.
+                best = (within_L >= within_L.max() - 1e-6).nonzero()[:, 0]
+                ids_BPK[b, p, 0] = self.location_ids_L[best[len(best) // 2]]
 
     @staticmethod
     def _sample(

@@ -327,3 +327,26 @@ def test_characters_over_several_tokens_and_cut_ones() -> None:
 def test_wrong_options(options: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Decoding(**{"max_new_tokens": 5, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("window", "wanted"), [(None, "none"), (0, 700), (5, 302)])
+def test_locations_together_outweigh_a_single_token(tiny: VLM, window: int | None, wanted: str | int) -> None:
+    """ "none" beats every single bin, but not all of them; among them a hill beats a higher spike, with a window."""
+    masks: TokenMasks = tiny.family.masks  # type: ignore[attr-defined]
+    automaton = compile_grammar(TASKS["grounding"].grammar({"phrase": "the bag"}))
+    search = Search(automaton, Decoding(max_new_tokens=9, location_window=window), masks)
+    allowed = masks.mask(masks.start(automaton))
+    none = [i for i in allowed.nonzero()[:, 0].tolist() if masks.token_bytes(i).startswith(b"n")]
+    logits = torch.full((1, 1, masks.vocab_size), -20.0)
+    logits[0, 0, none] = 1.0
+    logits[0, 0, masks.location_ids[298:307]] = 0.0
+    logits[0, 0, masks.location_ids[700]] = 0.5
+    [[[(token, logprob, confidence), *_]]] = _Chooser(masks, torch.device("cpu"))(
+        logits, [[search.running(0)]], [[search]]
+    )
+    if isinstance(wanted, str):
+        assert token in none
+    else:
+        assert token == masks.location_ids[wanted]
+        assert logprob < confidence + 1e-6
+    assert logprob == pytest.approx(float(logits[0, 0].masked_fill(~allowed, -torch.inf).log_softmax(-1)[token]))
