@@ -249,27 +249,49 @@ def _training(results: Mapping[str, Any]) -> str:
     config = results.get("training")
     if not config:
         return " ".join([*facts, "How it was trained is not recorded with the checkpoint."])
-    steps, images = config["num_steps"], config["batch_size"]
-    facts.append(
-        f"Trained with `vlm train` from `{config['model']}` for {steps:,} steps of {images} images "
-        f"({steps * images:,} images seen), seed {config.get('seed', 0)}, "
-        f"mixed precision: {config.get('mixed_precision', 'no')}."
-    )
+    runs = _runs(config)
+    for number, run in enumerate(runs):
+        steps, images = run["num_steps"], run["batch_size"]
+        facts.append(
+            f"{'Trained with `vlm train`' if not number else 'Then'} from `{run['model']}` for {steps:,} steps of "
+            f"{images} images ({steps * images:,} images seen), seed {run.get('seed', 0)}, "
+            f"mixed precision: {run.get('mixed_precision', 'no')}."
+        )
+    if len(runs) > 1:
+        facts.append(f"{sum(map(_images_seen, runs)):,} images seen in all.")
     if (config.get("optim") or {}).get("ema_decay"):
         facts.append("The weights are an exponential moving average of those in training.")
-    facts.append("The whole configuration lies in the checkpoint as `train.yaml`.")
+    facts.append(
+        f"The whole configuration {'of every run ' if len(runs) > 1 else ''}lies in the checkpoint as `train.yaml`."
+    )
     return " ".join(facts)
 
 
+def _runs(training: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Configurations of all runs that made the weights, oldest first."""
+    return [*training.get("earlier", ()), training]
+
+
+def _images_seen(run: Mapping[str, Any]) -> int:
+    return int(run["num_steps"]) * int(run["batch_size"])
+
+
 def _data(results: Mapping[str, Any]) -> str:
-    trained = ((results.get("training") or {}).get("data") or {}).get("sources")
     measured = results["config"]["sources"]
     readers: dict[str, str] = {}
     weights: dict[str, float] = {}
-    for source, row in (trained or measured).items():
-        name = _set_name(source, row)
-        readers[name] = row.get("reader", source)
-        weights[name] = weights.get(name, 0.0) + (float(row.get("weight", 1.0)) if trained else 0.0)
+    runs = [run for run in _runs(results.get("training") or {}) if (run.get("data") or {}).get("sources")]
+    for run in runs:
+        sources = run["data"]["sources"]
+        total = sum(float(row.get("weight", 1.0)) for row in sources.values())
+        for source, row in sources.items():
+            name = _set_name(source, row)
+            readers[name] = row.get("reader", source)
+            drawn = _images_seen(run) * float(row.get("weight", 1.0)) / total
+            weights[name] = weights.get(name, 0.0) + drawn
+    if not runs:
+        readers = {_set_name(source, row): row.get("reader", source) for source, row in measured.items()}
+        weights = dict.fromkeys(readers, 0.0)
     counts = {_set_name(source, row): results.get("data", {}).get(source, {}) for source, row in measured.items()}
     rows = []
     for name, reader in readers.items():

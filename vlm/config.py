@@ -181,6 +181,8 @@ class TrainConfig:
     """Checkpoints, logs and the exported model go here."""
     model: str
     """YAML of the model's shape, or a checkpoint to go on from."""
+    shape: dict[str, float] = field(default_factory=dict)
+    """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn."""
     data: DataConfig
     """What is trained on."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -193,8 +195,8 @@ class TrainConfig:
     """Images a forward pass and process; None for the whole share."""
     seed: int = 0
     """Of the samples, the augmentation and the initial weights."""
-    mixed_precision: str = "bf16"
-    """"no", "bf16" or "fp16"."""
+    mixed_precision: str = "auto"
+    """"no", "bf16", "fp16", or "auto": bf16 where the device computes in it, no where it would only imitate it."""
     cpu: bool = False
     """Stay on the CPU even where there is a GPU."""
     task_loss_weights: dict[str, float] = field(default_factory=dict)
@@ -222,8 +224,8 @@ class TrainConfig:
             f"micro_batch_size is {self.micro_batch_size}; expected at least 1 or null",
         )
         _require(
-            self.mixed_precision in ("no", "bf16", "fp16"),
-            f"mixed_precision is {self.mixed_precision!r}; expected no, bf16 or fp16",
+            self.mixed_precision in ("auto", "no", "bf16", "fp16"),
+            f"mixed_precision is {self.mixed_precision!r}; expected auto, no, bf16 or fp16",
         )
         _require_tasks("task_loss_weights", self.task_loss_weights)
         for name, factor in self.task_loss_weights.items():

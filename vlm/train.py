@@ -37,6 +37,7 @@ from vlm.data.sources import read_sources, validation_records
 from vlm.evaluate import quick_validation
 from vlm.model import OneLookModel
 from vlm.optim import WeightAverage, decay_start, learning_rate, load_optimizer_state, make_optimizer
+from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor
 from vlm.run_log import RunLog, Throughput, no_other_bars
 
@@ -84,7 +85,9 @@ class Trainer:
         self.output = Path(config.output_dir)
         self.accelerator = Accelerator(
             cpu=config.cpu,
-            mixed_precision=config.mixed_precision,
+            mixed_precision=best_precision(cpu=config.cpu)
+            if config.mixed_precision == "auto"
+            else config.mixed_precision,
             log_with="tensorboard" if config.tensorboard else None,
             project_dir=str(self.output),
         )
@@ -341,7 +344,7 @@ class Trainer:
             with no_other_bars():
                 model.half().save_pretrained(temporary)
             processor.save_pretrained(temporary)
-            write_text(temporary / "train.yaml", _as_yaml(self.config))
+            write_text(temporary / "train.yaml", _as_yaml(self.config, _earlier_runs(self.config.model)))
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         self.accelerator.wait_for_everyone()
@@ -392,9 +395,18 @@ def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: move(value) for name, value in batch.items()}
 
 
-def _as_yaml(config: TrainConfig) -> str:
+def _as_yaml(config: TrainConfig, earlier: Sequence[dict[str, Any]] = ()) -> str:
     plain = json.loads(json.dumps(asdict(config)))  # tuples become lists
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(plain | ({"earlier": list(earlier)} if earlier else {}), sort_keys=False)
+
+
+def _earlier_runs(model: str) -> list[dict[str, Any]]:
+    """Configurations of the runs that made the checkpoint that a run starts from, oldest first."""
+    file = Path(model) / "train.yaml"
+    if not file.is_file():
+        return []
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return [*config.pop("earlier", []), config]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -102,7 +102,7 @@ TASK_NAMES = ", ".join(TASKS)
         (train, {"num_steps": 0}, "num_steps is 0; expected at least 1"),
         (train, {"batch_size": 0}, "batch_size is 0; expected at least 1"),
         (train, {"micro_batch_size": 0}, "micro_batch_size is 0; expected at least 1 or null"),
-        (train, {"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; expected no, bf16 or fp16"),
+        (train, {"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; expected auto, no, bf16 or fp16"),
         (
             train,
             {"task_loss_weights": {"captions": 2.0, "vqa": 1.0, "chat": 1.0}},
