@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -28,17 +29,36 @@ def build_model(config: TrainConfig) -> OneLookModel:
         ValueError: neither is there, or the shape has an unknown field.
     """
     if Path(config.model).is_dir():
-        return OneLookModel.from_pretrained(config.model, dtype=torch.float32)
+        shape = _changed(OneLookConfig.from_pretrained(config.model).to_dict(), config)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            return OneLookModel.from_pretrained(
+                config.model, config=OneLookConfig.from_dict(shape), dtype=torch.float32
+            )
     if not Path(config.model).is_file():
         raise ValueError(f"model {config.model!r} is neither a YAML file nor a checkpoint folder")
     shape = yaml.safe_load(Path(config.model).read_text(encoding="utf-8"))
-    known = [name for name in inspect.signature(OneLookConfig).parameters if name != "kwargs"]
-    unknown = sorted(set(shape) - set(known)) if isinstance(shape, dict) else [str(shape)]
+    unknown = sorted(set(shape) - set(_known_fields())) if isinstance(shape, dict) else [str(shape)]
     if unknown:
-        raise ValueError(f"{config.model} has unknown fields: {', '.join(unknown)}; known: {', '.join(known)}")
+        raise ValueError(
+            f"{config.model} has unknown fields: {', '.join(unknown)}; known: {', '.join(_known_fields())}"
+        )
+    shape = _changed(shape, config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return OneLookModel(OneLookConfig(**shape))
+
+
+def _known_fields() -> list[str]:
+    return [name for name in inspect.signature(OneLookConfig).parameters if name != "kwargs"]
+
+
+def _changed(shape: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The shape with what the configuration changes in it."""
+    unknown = sorted(set(config.shape) - set(_known_fields()))
+    if unknown:
+        raise ValueError(f"shape has unknown fields: {', '.join(unknown)}; known: {', '.join(_known_fields())}")
+    return {**shape, **config.shape}
 
 
 def build_processor(

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from tasks import TASKS
 from tasks.base import Example, Record
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.augment import augment
+from vlm.data.maps import GarmentMap, garment_map
 from vlm.data.regions import Region, region_classes, regions_of
 from vlm.processor import OneLookProcessor, PackedTarget
 
@@ -39,6 +41,7 @@ class Sample:
     targets: tuple[PackedTarget, ...]
     tasks: tuple[str, ...]
     regions: tuple[Region, ...] = ()
+    garments: GarmentMap | None = None
 
 
 def generator(*keys: int | str) -> random.Random:
@@ -190,6 +193,7 @@ class MixtureDataset(Dataset[Sample]):
             tasks.append(example.task)
         pixels = self.processor.pixels(image, stage.patch_budget)
         stride = self.processor.config.stride
+        grid = (pixels.shape[1] // stride, pixels.shape[2] // stride)
         return Sample(
             position=position,
             record_id=record.id,
@@ -197,7 +201,8 @@ class MixtureDataset(Dataset[Sample]):
             prompts=tuple(prompts),
             targets=tuple(targets),
             tasks=tuple(tasks),
-            regions=tuple(regions_of(record, (pixels.shape[1] // stride, pixels.shape[2] // stride))),
+            regions=tuple(regions_of(record, grid)),
+            garments=garment_map(record, grid) if self.processor.config.map_weight else None,
         )
 
 
@@ -238,3 +243,9 @@ class PackingCollator:
             labels[index] = region.labels
         batch["region_rows"] = torch.tensor([row for row, _ in found], dtype=torch.long)
         batch["region_weights"], batch["region_labels"] = weights, labels
+        if self.processor.config.map_weight:
+            maps = [sample.garments for sample in samples if sample.garments is not None]
+            for name in ("inside", "outside"):
+                parts = [getattr(item, f"{name}_IG") for item in maps]
+                batch[f"map_{name}"] = pad_sequence(parts, batch_first=True)
+            batch["map_somewhere"] = torch.stack([item.somewhere_G for item in maps])

@@ -21,6 +21,7 @@ from tasks.base import ObjectLabel, Record
 from tasks.boxes import Box, ImageSize
 from tasks.ontology import default_ontology
 from tasks.readers.clothing import CLOTHING_CLASSES, CLOTHING_QUESTION
+from vlm.data.maps import cell_overlaps
 
 __all__ = ["UNKNOWN", "Region", "region_classes", "region_sizes", "regions_of"]
 
@@ -86,12 +87,6 @@ def _weights(box: Box, image_size: ImageSize, grid: tuple[int, int]) -> Tensor:
     rows, columns = grid
     height, width = image_size
     share = np.outer(
-        _overlaps(box.y1 / height, box.y2 / height, rows), _overlaps(box.x1 / width, box.x2 / width, columns)
+        cell_overlaps(box.y1 / height, box.y2 / height, rows), cell_overlaps(box.x1 / width, box.x2 / width, columns)
     )
     return torch.from_numpy((share / share.sum()).astype(np.float32).ravel())
-
-
-def _overlaps(start: float, end: float, cells: int) -> np.ndarray:
-    """Length of [start, end] inside each of the cells that divide [0, 1]."""
-    edges = np.linspace(0.0, 1.0, cells + 1)
-    return np.clip(np.minimum(end, edges[1:]) - np.maximum(start, edges[:-1]), 1e-9, None)

@@ -25,6 +25,8 @@ class OneLookConfig(PretrainedConfig):
         region_classes: number of classes of each kind of region label (see `vlm.data.regions`), for a head that only
             training uses; empty for none.
         region_weight: factor on the losses of region labels.
+        map_weight: factor on the losses of the garment maps (see `vlm.data.maps`), for another head that only training
+            uses; 0 for none. Needs `region_classes`, whose first kind is the garments.
         location_sigma: standard deviation, in bins, of the Gaussian target around a location label; 0 = one-hot.
 
     Raises:
@@ -51,6 +53,7 @@ class OneLookConfig(PretrainedConfig):
         location_sigma: float = 6.0,
         region_classes: tuple[int, ...] = (),
         region_weight: float = 0.5,
+        map_weight: float = 0.0,
         dropout: float = 0.0,
         initializer_range: float = 0.02,
         pad_token_id: int = 0,
@@ -69,6 +72,8 @@ class OneLookConfig(PretrainedConfig):
                 f"first_location_id {first_location_id} leaves no room for {num_locations} locations "
                 f"in a vocabulary of {vocab_size}"
             )
+        if map_weight and not region_classes:
+            raise ValueError("map_weight needs region_classes, whose first kind is the garments; name them")
         self.vocab_size = vocab_size
         self.first_location_id = first_location_id
         self.num_locations = num_locations
@@ -85,6 +90,7 @@ class OneLookConfig(PretrainedConfig):
         self.location_sigma = location_sigma
         self.region_classes = list(region_classes)
         self.region_weight = region_weight
+        self.map_weight = map_weight
         self.dropout = dropout
         self.initializer_range = initializer_range
         kwargs.setdefault("is_encoder_decoder", True)

@@ -36,6 +36,11 @@ from vlm.model.tower import ConvTower
 IMAGE_SPAN = 16.0
 """Rotary units across an image's longer side: about one a token at the usual budget, whatever the resolution."""
 
+MAP_PRIOR = -3.0
+"""Log-odds that an image token shows a garment, before anything is learnt: most show none."""
+SOMEWHERE_TOKENS = 3
+"""A garment whose place is unknown should be in this many tokens."""
+
 
 @dataclass
 class ImageFeatures:
@@ -145,6 +150,9 @@ class OneLookModel(PreTrainedModel):
         if config.region_classes:
             self.region_norm = Norm(width)
             self.region_head = nn.Linear(width, sum(config.region_classes), bias=False)
+        if config.map_weight:
+            self.map_norm = Norm(width)
+            self.map_head = nn.Linear(width, config.region_classes[0], bias=False)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -302,6 +310,9 @@ class OneLookModel(PreTrainedModel):
         region_rows: Tensor | None = None,
         region_weights: Tensor | None = None,
         region_labels: Tensor | None = None,
+        map_inside: Tensor | None = None,
+        map_outside: Tensor | None = None,
+        map_somewhere: Tensor | None = None,
         return_logits: bool = False,
         **_: Any,
     ) -> OneLookOutput:
@@ -312,6 +323,8 @@ class OneLookModel(PreTrainedModel):
             token_weights: B x T factors on the tokens' losses; None for 1.
             region_rows, region_weights, region_labels: R rows of the batch, R x I shares of their image tokens and
                 R x A classes (-100 unknown); their losses are added to the numerator, `region_weight` each.
+            map_inside, map_outside, map_somewhere: B x I x G, B x I x G and B x G weights of garment maps (see
+                `vlm.data.maps`); their losses are added to the numerator, `map_weight` each.
         """
         features = self.encode_images(pixel_values, image_index)
         memory = self.encode_prompts(features, input_ids, segment_ids, position_ids)
@@ -326,6 +339,9 @@ class OneLookModel(PreTrainedModel):
         if self.config.region_classes and region_rows is not None and region_weights is not None:
             region_loss = self.region_loss(features, region_rows, region_weights, region_labels)
             loss_sum = loss_sum + self.config.region_weight * region_loss
+        if self.config.map_weight and map_inside is not None and map_outside is not None and map_somewhere is not None:
+            map_loss = self.map_loss(features, map_inside, map_outside, map_somewhere)
+            loss_sum = loss_sum + self.config.map_weight * map_loss
         token_loss = torch.zeros(labels.shape, device=losses_N.device).masked_scatter(valid_BT, losses_N.detach())
         return OneLookOutput(
             loss=loss_sum / num_tokens.clamp(min=1e-6),
@@ -347,6 +363,16 @@ class OneLookModel(PreTrainedModel):
             for kind, labels in zip(scores, labels_RA.unbind(1), strict=True)
         ]
         return torch.stack(losses).sum()
+
+    def map_loss(
+        self, features: ImageFeatures, inside_BIG: Tensor, outside_BIG: Tensor, somewhere_BG: Tensor
+    ) -> Tensor:
+        """Sum of the binary cross-entropies of all garment maps."""
+        scores_BIG = self.map_head(self.map_norm(features.hidden_BID)).float() + MAP_PRIOR
+        loss = (inside_BIG * F.softplus(-scores_BIG) + outside_BIG * F.softplus(scores_BIG)).sum()
+        seen_BIG = scores_BIG.masked_fill(~features.mask_BI[..., None], float("-inf"))
+        best_BG = seen_BIG.topk(min(SOMEWHERE_TOKENS, int(features.mask_BI.sum(1).min())), dim=1).values.mean(1)
+        return loss + (somewhere_BG * F.softplus(-best_BG)).sum()
 
     def token_losses(self, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
         """Cross-entropy of every token; a location's target is a Gaussian over the bins around it."""

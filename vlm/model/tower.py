@@ -79,7 +79,9 @@ class ConvTower(nn.Module):
         self.out_channels = channels
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        x_BCHW = F.relu(self.stem(pixels_BCHW.contiguous(memory_format=torch.channels_last)))
+        # With three channels a channels-last convolution has no fast backward pass on CPUs without AVX-512: 130 ms
+        # against 10 ms for 8 pictures. From here on channels-last is the faster one.
+        x_BCHW = F.relu(self.stem(pixels_BCHW.contiguous())).contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             x_BCHW = block(x_BCHW)
         return x_BCHW
