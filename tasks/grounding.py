@@ -13,7 +13,7 @@ from tasks.boxes import BOX_TEXT, LOCATION, Box, ImageSize, encode_box, parse_bo
 from tasks.grammar import BOX, Choice, Grammar, Literal, Repeat
 from tasks.ontology import default_ontology
 from tasks.results import Grounding
-from tasks.vqa import _may_pass_for, question_words
+from tasks.vqa import may_pass_for, question_words
 
 __all__ = ["GroundingTask"]
 
@@ -23,14 +23,26 @@ _CUT_BOX = re.compile(rf"(?:{LOCATION.pattern}){{0,3}}(?:<[loc_0-9]*)?")
 _COLOURS_APART = {
     "black": ("white", "red", "yellow", "beige", "pink"),
     "white": ("black", "red", "navy", "green", "brown"),
-    "grey": ("red", "yellow", "green", "brown", "pink"),
+    "grey": ("red", "yellow", "green", "orange", "pink"),
     "red": ("blue", "green", "white", "black", "yellow"),
+    "burgundy": ("white", "green", "yellow", "light blue", "grey"),
+    "orange": ("blue", "white", "black", "green", "purple"),
+    "yellow": ("black", "blue", "red", "purple", "grey"),
+    "green": ("white", "red", "black", "pink", "purple"),
+    "olive": ("white", "red", "blue", "pink", "purple"),
+    "teal": ("white", "red", "black", "yellow", "pink"),
     "blue": ("red", "yellow", "white", "brown", "pink"),
     "navy": ("white", "red", "yellow", "beige", "pink"),
+    "light blue": ("black", "red", "yellow", "brown", "orange"),
+    "purple": ("white", "green", "yellow", "orange", "beige"),
+    "pink": ("black", "blue", "green", "brown", "navy"),
     "brown": ("blue", "white", "green", "pink", "purple"),
+    "tan": ("black", "white", "blue", "green", "purple"),
+    "beige": ("black", "red", "blue", "green", "purple"),
+    "gold": ("black", "white", "blue", "red", "green"),
+    "silver": ("black", "red", "green", "orange", "brown"),
 }
-"""Colours that nobody takes for one another; of the others any of these four is far enough."""
-_FAR = ("black", "white", "blue", "green")
+"""Colours that nobody takes for one another. A transparent or multicoloured thing may be called anything."""
 
 
 class GroundingTask:
@@ -133,12 +145,15 @@ def _boxes(items: Iterator[ObjectLabel] | Sequence[ObjectLabel]) -> tuple[Box, .
 def _absent(record: Record, rng: random.Random) -> Iterator[str]:
     """Garments that nobody wears, then garments that are worn in another colour."""
     labels = [item.label for item in record.objects]
-    names = [name for name in default_ontology().garments if name not in labels and not _may_pass_for(name, labels)]
+    names = [name for name in default_ontology().garments if name not in labels and not may_pass_for(name, labels)]
     phrases = [f"the {name}" for name in rng.sample(names, min(4, len(names)))]
     for item in rng.sample(list(record.objects), min(2, len(record.objects))):
         colours = item.attributes.get("colour", ())
         if colours and labels.count(item.label) == 1:
-            other = [word for word in _COLOURS_APART.get(colours[0], _FAR) if word not in colours]
-            phrases.append(f"the {rng.choice(other)} {item.label}")
+            # Apart from both of its colours: "the beige coat" is no lie about one in black and tan.
+            apart = [set(_COLOURS_APART.get(colour, ())) for colour in colours]
+            other = sorted(set.intersection(*apart))
+            if other:
+                phrases.append(f"the {rng.choice(other)} {item.label}")
     rng.shuffle(phrases)
     yield from phrases

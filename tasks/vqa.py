@@ -14,7 +14,7 @@ from tasks.ontology import NOT_VISIBLE, default_ontology
 from tasks.readers.wording import article, colour_words, is_plural
 from tasks.results import Answer
 
-__all__ = ["VqaTask", "drawn_questions"]
+__all__ = ["VqaTask", "drawn_questions", "may_pass_for", "question_words"]
 
 NUM_DRAWN = 3
 """Most questions that are made up out of the labels."""
@@ -37,7 +37,7 @@ class VqaTask:
         drawn = [pair for pair in drawn_questions(record, rng) if question_words(pair[0]) not in known]
         # Few, so that a record's own questions are not drowned in them.
         asked += rng.sample(drawn, min(NUM_DRAWN, len(drawn)))
-        if len(record.objects) == 1:
+        if len(record.objects) == 1 and not known & set(WHAT):
             asked.append((rng.choice(WHAT), record.objects[0].label))
         return [
             Example(task=self.name, inputs={"question": question}, label=Answer(" ".join(answer.split())))
@@ -94,7 +94,7 @@ def drawn_questions(record: Record, rng: random.Random) -> Iterator[tuple[str, s
         absent = rng.sample([name for name in garments if name not in labels], NUM_ABSENT)
         worn = rng.sample(sorted(set(labels)), min(NUM_ABSENT, len(set(labels))))
         for name, answer in [(name, "no") for name in absent] + [(name, "yes") for name in worn]:
-            if not (answer == "no" and _may_pass_for(name, labels)):
+            if not (answer == "no" and may_pass_for(name, labels)):
                 yield _existence(name, rng), answer
 
 
@@ -109,7 +109,7 @@ _PASSES = (
 )  # fmt: skip
 
 
-def _may_pass_for(name: str, labels: Sequence[str]) -> bool:
+def may_pass_for(name: str, labels: Sequence[str]) -> bool:
     """Whether somebody might call one of `labels` by this name: then "no" would be a quibble."""
     return any(name in group and group & set(labels) for group in _PASSES)
 
