@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.atomic import write_text
+from vlm.audit import MIN_RECORDS
 from vlm.evaluate import HEADLINES, value_at
 
 __all__ = ["SOURCES", "fill_table", "headline_table", "main_card", "render_card"]
@@ -116,6 +117,7 @@ def render_card(
         attributes=_attributes(results),
         abstention=_abstention(results),
         detection=_detection(results),
+        groups=_groups(results),
         calibration=_calibration(results),
         reliability=reliability,
         training=_training(results),
@@ -206,6 +208,29 @@ def _detection(results: Mapping[str, Any]) -> str:
                 (source, label, f"{values['AP50']:.3f}", f"{values['mAP@[.5:.95]']:.3f}", f"{values['num']}{thin}")
             )
     return _table(("source", "garment", "AP50", "mAP@[.5:.95]", "boxes"), rows) if rows else ""
+
+
+def _groups(results: Mapping[str, Any]) -> str:
+    rows = []
+    for source, table in results["sources"].items():
+        for group, values in table.get("groups", {}).items():
+            for path, name in HEADLINES.items():
+                for value, row in values.items():
+                    if path not in row:
+                        continue
+                    low_high = row[path]["interval"]
+                    interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
+                    thin = " (too thin for a verdict)" if row["num_records"] < MIN_RECORDS else ""
+                    rows.append(
+                        (
+                            source,
+                            name,
+                            f"{group} {value}",
+                            f"{row[path]['value']:.3f}{interval}",
+                            f"{row['num_records']}{thin}",
+                        )
+                    )
+    return _table(("source", "measure", "group", "value", "photos"), rows) if rows else "Not measured."
 
 
 def _calibration(results: Mapping[str, Any]) -> str:

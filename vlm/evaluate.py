@@ -28,6 +28,7 @@ from tasks.metrics import (
 from tasks.metrics.bootstrap import Statistics, bootstrap, bootstrap_images, total
 from tasks.readers.clothing import CLOTHING_CLASSES
 from vlm.atomic import write_text
+from vlm.audit import group_values
 from vlm.calibrate import expected_calibration_error, in_fitting_half
 from vlm.probes import MEASURES, Answered, Probe, ask, judged_garments, score_pairs
 from vlm.suite import choose_records, load_suite, read_sources
@@ -67,6 +68,7 @@ def evaluate_records(
     max_new_tokens: int | None = None,
     num_resamples: int = 1000,
     on_progress: Callable[[int], None] | None = None,
+    groups: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """The validation table of one source.
 
@@ -80,11 +82,12 @@ def evaluate_records(
         max_new_tokens: None for each task's own limit.
         num_resamples: of the bootstrap over images; 0 for no intervals.
         on_progress: called with the number of records done since the last call.
+        groups: group -> record id -> its value, to split the headlines by.
 
     Returns:
         Measure -> values (see `tasks.metrics`), with "intervals" (path -> [low, high], 95 %) in each; measures
         that no record supports are left out. "calibration" holds ECE by kind of score, over the records that
-        calibration is not fitted on.
+        calibration is not fitted on; "groups" the headlines of every group's values.
     """
     answered = ask(
         model,
@@ -95,7 +98,31 @@ def evaluate_records(
         max_new_tokens=max_new_tokens,
         on_progress=on_progress,
     )
-    return tabulate(answered, seed=seed, num_resamples=num_resamples)
+    table = tabulate(answered, seed=seed, num_resamples=num_resamples)
+    if groups:
+        table["groups"] = {name: _by_value(answered, values, seed, num_resamples) for name, values in groups.items()}
+    return table
+
+
+def _by_value(
+    answered: Sequence[Answered], values: Mapping[str, str], seed: int, num_resamples: int
+) -> dict[str, dict[str, Any]]:
+    """Value -> number of records, and every headline with its interval (average precision is left out: with few
+    boxes of a garment it says nothing)."""
+    rows = {}
+    for value in sorted(set(values.values()), key=lambda word: (len(word), word)):
+        chosen = [answer for answer in answered if values.get(answer.record.id) == value]
+        if not chosen:
+            continue
+        table = tabulate(chosen, seed=seed, num_resamples=num_resamples, average_precision=False)
+        row: dict[str, Any] = {"num_records": len(chosen)}
+        for path in HEADLINES:
+            found = value_at(table, path)
+            if found is not None and math.isfinite(found):
+                measure, inner = path.split("/", 1)
+                row[path] = {"value": found, "interval": table[measure]["intervals"].get(inner)}
+        rows[value] = row
+    return rows
 
 
 def tabulate(
@@ -299,6 +326,7 @@ def main_eval(
                 seed=settings.seed,
                 num_resamples=settings.num_resamples,
                 on_progress=lambda done, bar=bar: progress.advance(bar, done),  # type: ignore[misc]
+                groups={group: group_values(group, source.reader, records) for group in source.by},
             )
     if output is not None:
         write_text(Path(output), json.dumps(results, indent=1, allow_nan=False) + "\n")

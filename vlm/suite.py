@@ -31,6 +31,7 @@ class SourceSettings:
         split: which records.
         path: for readers that need one; the data root otherwise.
         limit: at most so many records, drawn by a hash of their ids; None for all.
+        by: groups to split the headlines by, such as skin_tone (see `vlm.audit`).
 
     Raises:
         ValueError: an unknown reader or measure, or a limit below 1.
@@ -41,9 +42,11 @@ class SourceSettings:
     split: str = "validation"
     path: str | None = None
     limit: int | None = None
+    by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measures", tuple(self.measures))
+        object.__setattr__(self, "by", tuple(self.by))
         if self.reader not in READERS:
             raise ValueError(f"unknown reader {self.reader!r}; known: {', '.join(READERS)}")
         for name in self.measures:
