@@ -1,15 +1,16 @@
 """Training with prompts packed beside one image, against one prompt a row: `python benchmarks/packing.py`.
 
-Three ways to train the same model on the same images, prompts and targets, in prompt samples a second (forward,
-backward and optimizer step, bf16 autocast on the CPU):
+Ways to train the same model on the same images, prompts and targets, in prompt samples a second (forward, backward
+and optimizer step, in the precision that the CPU is fast in):
 
 - packed: all prompts of an image in one row, the image encoded once. This is what `vlm train` does.
 - single: one prompt a row, the image encoded again for every prompt.
 - repeated: one prompt a row, but the image encoded once and its features repeated for every prompt.
 
-Rows of one prompt are sorted by length and padded in groups of as many rows as there are images: otherwise they would
-lose most of their time to padding, which is not what is asked here. First the three losses are compared in float32:
-they must agree, or nothing is measured. Pictures and texts are tensors before the clock starts.
+Rows of one prompt are padded in groups of as many rows as there are images: in the order in which they were drawn, as
+plain loaders do, and once more sorted by length (single_sorted, repeated_sorted), which spares them most of their
+padding. First the losses are compared in float32: they must agree, or nothing is measured. Pictures and texts are
+tensors before the clock starts.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vlm.config import OptimConfig
 from vlm.data.mixture import draw_examples, generator
 from vlm.model import OneLookModel
 from vlm.optim import make_optimizer
+from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor, PackedTarget
 
 TASK_WEIGHTS = {"caption": 1.0, "vqa": 1.5, "attributes": 1.2, "detection": 1.0, "grounding": 1.3}
@@ -69,15 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     model.train()
     total = float(batches["packed"][0]["token_weights"].sum())
     losses: dict[str, list[Loss]] = {
-        "packed": [batch_loss(batch, total) for batch in batches["packed"]],
-        "single": [batch_loss(batch, total) for batch in batches["single"]],
-        "repeated": [repeated_loss(batches["repeated"], total)],
+        name: [repeated_loss(parts, total)]
+        if name.startswith("repeated")
+        else [batch_loss(batch, total) for batch in parts]
+        for name, parts in batches.items()
     }
     with torch.no_grad():
         values = {name: sum(float(loss(model)) for loss in parts) for name, parts in losses.items()}
     difference = max(values.values()) - min(values.values())
     if not difference < TOLERANCE:
-        parser.exit(1, f"packing.py: the three ways do not give the same loss in float32: {values}\n")
+        parser.exit(1, f"packing.py: the ways do not give the same loss in float32: {values}\n")
 
     optimizer = make_optimizer(model, OptimConfig())
     seconds = interleave(
@@ -115,21 +118,20 @@ def make_batches(
         for image, row in enumerate(zip(prompts, targets, strict=True))
         for prompt, target in zip(*row, strict=True)
     ]
-    single.sort(key=lambda row: (len(row[2].ids), len(row[1])))
-    groups = [single[start : start + group_rows] for start in range(0, len(single), group_rows)]
-    one_prompt = [
-        processor.collate([pixels[i] for i, _, _ in rows], [[p] for _, p, _ in rows], [[t] for _, _, t in rows])
-        for rows in groups
-    ]
     images = processor.collate_images(pixels)
-    return {
-        "packed": [processor.collate(pixels, prompts, targets)],
-        "single": one_prompt,
-        "repeated": [
-            {**batch, **images, "rows": torch.tensor([image for image, _, _ in rows])}
-            for batch, rows in zip(one_prompt, groups, strict=True)
-        ],
-    }
+    batches = {"packed": [processor.collate(pixels, prompts, targets)]}
+    drawn_order, by_length = single, sorted(single, key=lambda row: (len(row[2].ids), len(row[1])))
+    for suffix, rows in (("", drawn_order), ("_sorted", by_length)):
+        groups = [rows[start : start + group_rows] for start in range(0, len(rows), group_rows)]
+        batches[f"single{suffix}"] = [
+            processor.collate([pixels[i] for i, _, _ in group], [[p] for _, p, _ in group], [[t] for _, _, t in group])
+            for group in groups
+        ]
+        batches[f"repeated{suffix}"] = [
+            {**batch, **images, "rows": torch.tensor([image for image, _, _ in group])}
+            for batch, group in zip(batches[f"single{suffix}"], groups, strict=True)
+        ]
+    return batches
 
 
 def batch_loss(batch: dict[str, Any], total: float) -> Loss:
@@ -164,7 +166,7 @@ def training_step(model: OneLookModel, optimizer: torch.optim.Optimizer, parts: 
 
     def step() -> None:
         for loss in parts:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=best_precision(cpu=True) == "bf16"):
                 value = loss(model)
             value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
@@ -208,15 +210,15 @@ def report(
             for name, taken in seconds.items()
         ],
         [
-            f"The three losses are the same in float32: {losses['packed']:.4f}, at most {difference:.1e} apart.",
+            f"The losses are the same in float32: {losses['packed']:.4f}, at most {difference:.1e} apart.",
             f"{num_tokens / samples:.1f} target tokens a prompt; padding is the share of target positions.",
         ],
     )
     print_json(
         {
             "benchmark": "packing",
-            "packed_vs_single": rates["packed"] / rates["single"],
-            "packed_vs_repeated": rates["packed"] / rates["repeated"],
+            **{f"packed_vs_{name}": rates["packed"] / rate for name, rate in rates.items() if name != "packed"},
+            "precision": best_precision(cpu=True),
             "samples_per_s": rates,
             "num_prompts": args.num_prompts,
             "num_images": args.num_images,

@@ -53,7 +53,7 @@ def test_packing() -> None:
     done = run("packing.py", "--quick")
     found = last_line(done, "packed_vs_single", "packed_vs_repeated", "samples_per_s", "num_prompts", "losses")
     assert found["num_prompts"] == 8
-    assert set(found["samples_per_s"]) == {"packed", "single", "repeated"}
+    assert set(found["samples_per_s"]) == {"packed", "single", "repeated", "single_sorted", "repeated_sorted"}
     assert found["max_loss_difference"] < 1e-3
     assert "the same in float32" in done.stdout
 
