@@ -29,8 +29,14 @@ SOURCES: Mapping[str, tuple[str, str]] = {
         "Fashion Product Images (Kaggle, P. Aggarwal), catalogue photos",
         "MIT as far as known (its page says so); not verified",
     ),
+    "counterfactual": (
+        "Street photos of the training split with garments recoloured or patterned, on other backgrounds, partly "
+        "covered or cut (`vlm.synthetic.counterfactual`)",
+        "as the street photos",
+    ),
+    "wardrobe": ("People in outfits and lone garments, drawn (`vlm.synthetic.wardrobe`)", "this project's own"),
 }
-"""Reader -> (what it is, licence)."""
+"""Reader, or name of a source of our own records -> (what it is, licence)."""
 
 UNKNOWN_SOURCE = ("photos of whoever trained this", "not stated; ask them")
 
@@ -320,7 +326,7 @@ def _data(results: Mapping[str, Any]) -> str:
     counts = {_set_name(source, row): results.get("data", {}).get(source, {}) for source, row in measured.items()}
     rows = []
     for name, reader in readers.items():
-        title, licence = SOURCES.get(reader, UNKNOWN_SOURCE)
+        title, licence = SOURCES.get(name) or SOURCES.get(reader, UNKNOWN_SOURCE)
         num = counts.get(name, {})
         share = f"{weights[name] / sum(weights.values()):.0%}" if sum(weights.values()) else "-"
         rows.append((name, title, licence, _count(num.get("train")), share, _count(num.get("validation"))))

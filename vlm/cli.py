@@ -155,6 +155,15 @@ def build_parser() -> argparse.ArgumentParser:
     preview.add_argument("-o", "--output", default="outputs/preview.png", metavar="PNG", help="default: %(default)s")
     preview.add_argument("--num", type=int, default=12, metavar="N", help="how many records (default: %(default)s)")
     preview.set_defaults(run=_data_preview)
+    coverage = data.add_parser("coverage", help="tell which declared cells (garment x colour, ...) the records fill")
+    coverage.add_argument(
+        "paths", nargs="+", metavar="PATH", help="record files or folders, or ccp, clothing, products"
+    )
+    coverage.add_argument("--grid", metavar="YAML", help="the cells that count (default: configs/coverage/outfit.yaml)")
+    coverage.add_argument("--plot", metavar="PNG", help="draw heat maps of the cells")
+    coverage.add_argument("--plan", metavar="JSONL", help="write the cells that lack examples, for drawing them")
+    coverage.add_argument("--json", action="store_true", help="print one JSON object")
+    coverage.set_defaults(run=_data_coverage)
     return parser
 
 
@@ -367,6 +376,15 @@ def _data_preview(args: argparse.Namespace) -> int:
 
     preview(args.path, args.output, args.num)
     print(args.output)
+    return OK
+
+
+def _data_coverage(args: argparse.Namespace) -> int:
+    from vlm.data.coverage_report import main_coverage
+
+    report = main_coverage(args.paths, args.grid, plot_to=args.plot, plan_to=args.plan, show=not args.json)
+    if args.json:
+        _print_json(report.to_dict())
     return OK
 
 

@@ -17,7 +17,7 @@ def cpu_has_bf16() -> bool:
 
 
 def best_precision(*, cpu: bool = False) -> str:
-    """"bf16" or "no", for the GPU where there is one and `cpu` is not set, for the CPU otherwise."""
+    """ "bf16" or "no", for the GPU where there is one and `cpu` is not set, for the CPU otherwise."""
     if torch.cuda.is_available() and not cpu:
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     return "bf16" if cpu_has_bf16() else "no"

@@ -3,6 +3,8 @@
 Nearly all photos of the published validation split share a contributor with training, so the split here is our own:
 contributors of at most MAX_GROUP photos, drawn with SEED so that together they have NUM_VALIDATION photos and the
 class shares of the whole, are the validation split, and nothing of theirs is in training.
+
+The garment has a box where it stands out from a plain background (see `vlm.data.weak`).
 """
 
 from __future__ import annotations
@@ -10,16 +12,21 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tasks.base import QA, ObjectLabel, Provenance, Record, TextLabel
+from tasks.boxes import Box
 from tasks.readers.labels import known_garment, read_attributes
 from tasks.readers.raw import annotations_root, data_root, photo_folder, photo_size, read_rows
 from tasks.readers.split import balanced_groups
 from tasks.readers.wording import colour_words, describe, is_plural
 
-__all__ = ["CLOTHING_CLASSES", "CLOTHING_QUESTION", "garment_questions", "read"]
+__all__ = ["BOXES", "CLOTHING_CLASSES", "CLOTHING_QUESTION", "garment_questions", "lone_box", "read", "read_boxes"]
+
+BOXES = "boxes.jsonl"
+"""Beside the annotations; made by `python -m vlm.data.weak`."""
 
 CLOTHING_QUESTION = "what kind of clothing is this?"
 """Asked in training and in evaluation; the answer is one of CLOTHING_CLASSES."""
@@ -40,10 +47,14 @@ _VIEWS = {
 _CLOSINGS = {"buttoned": "with buttons", "zipped": "with a zip", "wrapped": "it is wrapped"}
 
 
-def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[Record]:
-    """All 3,409 photos: class, caption, questions, and the garment with its attributes but no box.
+def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bool = True) -> Iterator[Record]:
+    """All 3,409 photos: class, caption, questions, and the garment with its attributes.
 
-    The published class answers CLOTHING_QUESTION; caption and attributes come from our labels.
+    The published class answers CLOTHING_QUESTION; caption and attributes come from our labels. Where the garment has
+    a box nothing else is in the photo, so that detection may be trained on it.
+
+    Args:
+        boxes: use the boxes that were found; without them every garment is somewhere in its photo.
 
     Raises:
         FileNotFoundError: photos or annotations are not where they are expected.
@@ -53,6 +64,7 @@ def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[
     index = {row["id"]: row for _, row in read_rows(ours / "index.jsonl")}
     folder = photo_folder(data_root(root), "clothing", index)
     validation = _validation_contributors(index)
+    found = read_boxes(ours / BOXES) if boxes else {}
     for where, row in read_rows(ours / "annotations.jsonl"):
         name = row["id"]
         if name not in index:
@@ -70,7 +82,8 @@ def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[
             label = known_garment(row["item"], where)
             attributes = read_attributes(row, label, where)
             captions = (TextLabel(text=_caption(row, attributes, rng), provenance=provenance),)
-            objects = (ObjectLabel(label=label, attributes=attributes, provenance=provenance),)
+            garment = ObjectLabel(label=label, attributes=attributes, provenance=provenance)
+            objects = (lone_box(garment, found.get(name)),)
             questions += garment_questions(label, attributes, provenance, rng)
         yield Record(
             id=name,
@@ -79,10 +92,28 @@ def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[
             captions=captions,
             objects=objects,
             qa=tuple(questions),
-            groups={"contributor": facts["contributor"]},
+            objects_complete=bool(objects) and name in found,
+            boxes_complete=bool(objects) and name in found,
+            groups={"contributor": facts["contributor"], "view": row["view"]},
             split="validation" if facts["contributor"] in validation else "train",
             provenance=provenance,
         )
+
+
+def read_boxes(path: Path) -> dict[str, Box]:
+    """Photo id -> the box of its only garment; empty where the file is missing."""
+    if not path.is_file():
+        return {}
+    return {row["id"]: Box(*row["box"]) for _, row in read_rows(path)}
+
+
+def lone_box(item: ObjectLabel, box: Box | None) -> ObjectLabel:
+    """The garment with the box that a plain background gave it, if any; its provenance says so."""
+    if box is None:
+        return item
+    known = item.provenance or Provenance(source="unknown")
+    by = "weak: plain background" if known.annotator is None else f"{known.annotator}, box: weak: plain background"
+    return replace(item, box=box, provenance=replace(known, annotator=by))
 
 
 def _validation_contributors(index: Mapping[str, Mapping[str, Any]]) -> frozenset[str]:

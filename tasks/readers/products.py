@@ -1,7 +1,8 @@
 """Fashion Product Images (Kaggle, P. Aggarwal): catalogue photos with titles, and our labels of clothes.
 
 Near-duplicates (one product in several colours) share `title_key`; all photos of a key are on one side of the split,
-which is drawn by a hash of the key with SEED.
+which is drawn by a hash of the key with SEED. A garment that nobody wears has a box where it stands out from a plain
+background (see `vlm.data.weak`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.base import QA, ObjectLabel, Provenance, Record, TextLabel
-from tasks.readers.clothing import CLOTHING_QUESTION, garment_questions
+from tasks.readers.clothing import BOXES, CLOTHING_QUESTION, garment_questions, lone_box, read_boxes
 from tasks.readers.labels import known_garment, read_attributes
 from tasks.readers.raw import annotations_root, data_root, photo_folder, photo_size, read_rows
 from tasks.readers.split import share
@@ -33,8 +34,11 @@ _CLASSES = {
 """The clothing set's class of a garment that is alone in its photo."""
 
 
-def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[Record]:
+def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bool = True) -> Iterator[Record]:
     """All 10,253 photos. Clothes carry our labels, everything else the shop's, with a provenance score below 1.
+
+    Args:
+        boxes: use the boxes that were found; without them every garment is somewhere in its photo.
 
     Raises:
         FileNotFoundError: photos or annotations are not where they are expected.
@@ -44,10 +48,15 @@ def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[
     rows = list(read_rows(ours / "index.jsonl"))
     folder = photo_folder(data_root(root), "products", (row["id"] for _, row in rows))
     labelled = {row["id"]: (where, row) for where, row in read_rows(ours / "annotations.jsonl")}
+    found = read_boxes(ours / BOXES) if boxes else {}
     for where, row in rows:
         key = title_key(row["title"])
         rng = random.Random(f"products:{row['id']}")
         captions, objects, questions = _labels(row, where, labelled.get(row["id"]), rng)
+        alone = len(objects) == 1 and row["id"] in found
+        if alone:
+            objects = [lone_box(objects[0], found[row["id"]])]
+        view = {"view": labelled[row["id"]][1]["view"]} if row["id"] in labelled else {}
         yield Record(
             id=row["id"],
             image=str(folder / f"{row['id']}.jpg"),
@@ -55,7 +64,9 @@ def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[
             captions=tuple(captions),
             objects=tuple(objects),
             qa=tuple(questions),
-            groups={"title": key},
+            objects_complete=alone,
+            boxes_complete=alone,
+            groups={"title": key, **view},
             split="validation" if share(SEED, key) < VALIDATION_SHARE else "train",
             provenance=Provenance(source="products"),
         )

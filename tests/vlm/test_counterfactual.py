@@ -49,9 +49,7 @@ def drawn(name: str = "0001", *, light: float = 1.0, ground: tuple[int, int, int
             label="coat",
             attributes={"colour": ("black",), "pattern": ("solid",), "sleeve": ("long",), "neckline": ("lapel",)},
         ),
-        ObjectLabel(
-            label="trousers", attributes={"colour": ("blue",), "pattern": ("solid",), "length": ("full",)}
-        ),
+        ObjectLabel(label="trousers", attributes={"colour": ("blue",), "pattern": ("solid",), "length": ("full",)}),
         ObjectLabel(label="lace-up shoes", attributes={"colour": ("brown",), "pattern": ("solid",)}),
     )
     sources = ("coat", "pants", "shoes")

@@ -17,7 +17,9 @@ from tasks.boxes import Box
 from tasks.ontology import default_ontology
 from vlm.synthetic.wording import MAX_WORDS, describe_record
 
-NUM_RECORDS = 1200
+NUM_RECORDS = 1000
+FIRST = (0, *(pytest.param(first, marks=pytest.mark.slow) for first in (1000, 2000, 3000)))
+"""Numbers of the records that are drawn and read; the later thousands only in the long run of the tests."""
 ONTOLOGY = default_ontology()
 UPPER, WHOLE, LOWER = (ONTOLOGY.kinds[kind] for kind in ("upper", "whole", "lower"))
 FOOTWEAR = (*ONTOLOGY.kinds["boots"], *ONTOLOGY.kinds["shoes"])
@@ -27,8 +29,8 @@ BAGS = ("bag", "backpack", "clutch")
 # -- records ----------------------------------------------------------------------------------------------
 
 
-def make_records(num: int) -> list[Record]:
-    return [make_record(number) for number in range(num)]
+def make_records(num: int, first: int = 0) -> list[Record]:
+    return [make_record(number) for number in range(first, first + num)]
 
 
 def make_record(number: int) -> Record:
@@ -100,8 +102,8 @@ def garment(label: str, box: Box | None, rng: random.Random) -> ObjectLabel:
 
 
 @cache
-def described() -> list[Record]:
-    return [describe_record(record, random.Random(record.id)) for record in make_records(NUM_RECORDS)]
+def described(first: int = 0) -> list[Record]:
+    return [describe_record(record, random.Random(record.id)) for record in make_records(NUM_RECORDS, first)]
 
 
 # -- reading noun phrases again ----------------------------------------------------------------------------
@@ -284,9 +286,10 @@ PLACES = {"street": "on a street", "park": "in a park", "wall": "in front of a w
 PLACES["white"] = "against a white background"
 
 
-def test_captions_say_what_is_worn_and_nothing_else() -> None:
+@pytest.mark.parametrize("first", FIRST)
+def test_captions_say_what_is_worn_and_nothing_else(first: int) -> None:
     numbers = []
-    for record in described():
+    for record in described(first):
         for caption in record.captions:
             text = check_setting(caption.text, record)
             left = list(record.objects)
@@ -337,8 +340,9 @@ def test_one_colour_for_all_clothes() -> None:
     assert found > 2
 
 
-def test_captions_are_short_and_name_all_clothes_of_a_person() -> None:
-    for record in described():
+@pytest.mark.parametrize("first", FIRST)
+def test_captions_are_short_and_name_all_clothes_of_a_person(first: int) -> None:
+    for record in described(first):
         for caption in record.captions:
             assert len(caption.text.split()) <= MAX_WORDS[caption.detail], caption.text
             assert re.fullmatch(r"[A-Z].*\.", caption.text)
@@ -348,7 +352,7 @@ def test_captions_are_short_and_name_all_clothes_of_a_person() -> None:
             clothes = sorted(item.label for item in record.objects if item.label not in ACCESSORIES)
             named = sorted(label for label, number, _ in mentions(text) for _ in range(number))
             assert [label for label in named if label not in ACCESSORIES] == clothes
-    lengths = [len(r.captions[1].text.split()) for r in described() if r.groups.get("kind") == "person"]
+    lengths = [len(r.captions[1].text.split()) for r in described(first) if r.groups.get("kind") == "person"]
     assert 25 <= sum(lengths) / len(lengths) <= 45
 
 
@@ -373,14 +377,16 @@ def test_garments_that_nobody_wears() -> None:
 # -- phrases -----------------------------------------------------------------------------------------------
 
 
-def test_a_phrase_means_exactly_the_objects_that_carry_it() -> None:
+@pytest.mark.parametrize("first", FIRST)
+def test_a_phrase_means_exactly_the_objects_that_carry_it(first: int) -> None:
     number = distinguishing = 0
-    for record in described():
+    for record in described(first):
         for phrase in {phrase for item in record.objects for phrase in item.phrases}:
             carriers = [item for item in record.objects if phrase in item.phrases]
             found = meant(phrase, record.objects)
             assert len(found) == len(carriers) and all(any(a is b for b in carriers) for a in found), (phrase, record)
             number += 1
+            assert not (record.groups.get("kind") in ("flat", "hanger") and "worn" in phrase)
             distinguishing += len(carriers) < sum(item.label == carriers[0].label for item in record.objects)
     assert number > NUM_RECORDS
     assert distinguishing > 50
@@ -416,8 +422,10 @@ PREDICATES = {
 }  # fmt: skip
 PREDICATE = "|".join(sorted(PREDICATES, key=len, reverse=True))
 ALIKE = (
-    {"black", "navy", "grey"}, {"navy", "blue", "purple"}, {"blue", "light blue", "teal"}, {"teal", "green", "olive"},
-    {"red", "burgundy", "orange", "pink"}, {"white", "beige", "silver", "grey"}, {"tan", "beige", "brown", "gold"},
+    {"black", "navy", "grey"}, {"navy", "blue", "purple"}, {"blue", "light blue", "teal"}, {"teal", "green"},
+    {"green", "olive"},
+    {"red", "burgundy"}, {"red", "orange"}, {"red", "pink"}, {"white", "beige", "silver", "grey"},
+    {"tan", "beige", "brown", "gold"},
     {"orange", "yellow", "gold"}, {"pink", "purple", "burgundy"}, {"brown", "burgundy", "black"},
 )  # fmt: skip
 LIGHTNESS = {
@@ -455,7 +463,6 @@ class Reader:
                 item = self.one(match[1])
                 return "not visible" if item is None else self.value(item, name)
         for pattern, answer in (
-            (rf"(?:is|are|do|does) {THE}(?: have)? ({PREDICATE})", self.predicate),
             (r"(?:is|are) there (.+)", self.there),
             (r"is the person (?:wearing|carrying) (.+)", self.there),
             (r"how many (.+) are there", self.count),
@@ -468,6 +475,7 @@ class Reader:
                 self.more,
             ),
             (r"(?:is|are) (the .+) (to the left of|to the right of|above|below) (the .+)", self.place),
+            (rf"(?:is|are|do|does) {THE}(?: have)? ({PREDICATE})", self.predicate),
             (r"(?:on which side of the picture (?:is|are) (the .+)|which side (?:is|are) (the .+) on)", self.side),
             (r"what is (?:worn )?(under|over|with|above|below) (the .+)", self.neighbour),
             (r"(?:what is|what|what does) .*(head|neck|feet|shoes|carry|carrying).*", self.part),
@@ -541,7 +549,8 @@ class Reader:
     def side(self, the: str) -> str:
         box = self.sure(the).box
         assert box is not None
-        return "left" if box.x2 < 200 else "right" if box.x1 > 200 else "?"
+        middle = self.record.image_size[1] / 2
+        return "left" if box.x2 < middle else "right" if box.x1 > middle else "?"
 
     def neighbour(self, way: str, the: str) -> str:
         item = self.sure(the)
@@ -566,9 +575,10 @@ class Reader:
         return "not visible" if self.crop == cut else "none" if self.crop == "full" else "?"
 
 
-def test_every_answer_follows_from_the_labels() -> None:
+@pytest.mark.parametrize("first", FIRST)
+def test_every_answer_follows_from_the_labels(first: int) -> None:
     number = 0
-    for record in described():
+    for record in described(first):
         reader = Reader(record)
         assert len({qa.question for qa in record.qa}) == len(record.qa) <= 8
         for qa in record.qa:

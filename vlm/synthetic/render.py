@@ -1,0 +1,237 @@
+"""Pieces -> pixels, and pieces -> masks, by the same paths in the same order."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlm.synthetic.fabric import Fabric, shader
+from vlm.synthetic.light import Light
+from vlm.synthetic.paths import Path, skia
+from vlm.synthetic.pieces import SKIN, Piece
+
+__all__ = ["PART", "Camera", "MaskCanvas", "paint_pieces"]
+
+PART = 100
+"""Added in masks to the owner of the second of a pair."""
+Mask = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """From units to pixels: scale, then turn (degrees) about the middle, then shift.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+    """
+
+    size: tuple[int, int]
+    scale: float
+    shift: tuple[float, float]
+    turn: float = 0.0
+
+    def matrix(self) -> Any:
+        matrix = skia.Matrix()
+        matrix.setTranslate(*self.shift)
+        if self.turn:
+            matrix.preRotate(self.turn, 0, 50 * self.scale)
+        matrix.preScale(self.scale, self.scale)
+        return matrix
+
+
+def _argb(colour: tuple[int, int, int], alpha: float = 1.0) -> int:
+    return int(skia.Color(*colour, round(255 * min(1.0, alpha))))
+
+
+def _blur(sigma: float) -> Any:
+    return skia.MaskFilter.MakeBlur(skia.kNormal_BlurStyle, sigma)
+
+
+_DUSK = (8, 6, 16)
+_BLOOD = (74, 26, 12)
+"""Skin in shadow is red, not grey."""
+_ATOP = skia.BlendMode.kSrcATop
+_OVER = skia.BlendMode.kSrcOver
+
+
+def paint_pieces(
+    canvas: Any, pieces: Iterable[Piece], fabrics: Mapping[int, Fabric], light: Light, rng: random.Random
+) -> None:
+    """Paint in order onto an empty transparent canvas that is already scaled to units."""
+    shifts = {owner: (rng.uniform(0, 40), rng.uniform(0, 40)) for owner in fabrics}
+    for piece in pieces:
+        fabric = fabrics.get(piece.owner)
+        clipped = piece.inside is not None
+        if clipped:
+            canvas.save()
+            canvas.clipPath(piece.inside, skia.ClipOp.kIntersect, True)
+        if piece.owner and piece.shadow > 0:
+            _shadow(canvas, piece, light)
+        _fill(canvas, piece, fabric, shifts.get(piece.owner, (0.0, 0.0)))
+        if piece.owner and not piece.stroke:
+            _round(canvas, piece, fabric, light, shifts.get(piece.owner, (0.0, 0.0)))
+        if clipped:
+            canvas.restore()
+
+
+def _shadow(canvas: Any, piece: Piece, light: Light) -> None:
+    """What the piece darkens around it, on the person only."""
+    soft = 0.9 if not piece.stroke else 0.4
+    paint = skia.Paint(
+        AntiAlias=True,
+        Color=_argb((8, 6, 12), piece.shadow * (0.55 + 0.6 * light.hard)),
+        MaskFilter=_blur(soft),
+        BlendMode=_ATOP,
+    )
+    if piece.stroke:
+        paint.setStyle(skia.Paint.kStroke_Style)
+        paint.setStrokeWidth(piece.stroke)
+    canvas.save()
+    canvas.translate(-light.side * 0.9, 0.7)
+    canvas.drawPath(piece.path, paint)
+    canvas.restore()
+
+
+def _fill(canvas: Any, piece: Piece, fabric: Fabric | None, shift: tuple[float, float]) -> None:
+    mark = piece.owner == 0
+    paint = skia.Paint(AntiAlias=True, BlendMode=_ATOP if mark else _OVER)
+    if piece.colour is not None:
+        paint.setColor(_argb(piece.colour, piece.alpha))
+    else:
+        assert fabric is not None
+        alpha = fabric.alpha * piece.alpha
+        if fabric.tile is not None and not piece.second:
+            paint.setShader(shader(fabric.tile, fabric.tile_size, piece.angle, shift))
+            paint.setAlphaf(alpha)
+        else:
+            paint.setColor(_argb(fabric.colours[1 if piece.second else 0], alpha))
+    if piece.stroke:
+        paint.setStyle(skia.Paint.kStroke_Style)
+        paint.setStrokeWidth(piece.stroke)
+        paint.setStrokeCap(skia.Paint.kRound_Cap)
+        paint.setStrokeJoin(skia.Paint.kRound_Join)
+    if piece.blur:
+        paint.setMaskFilter(_blur(piece.blur))
+    canvas.drawPath(piece.path, paint)
+
+
+def _round(canvas: Any, piece: Piece, fabric: Fabric | None, light: Light, shift: tuple[float, float]) -> None:
+    """Grain, the roundness of what lies below, and dark edges."""
+    bounds = piece.path.getBounds()
+    if bounds.width() * bounds.height() < 3:
+        return
+    canvas.save()
+    canvas.clipPath(piece.path, skia.ClipOp.kIntersect, True)
+    gloss = 0.12
+    if fabric is not None and not piece.plain:
+        gloss = fabric.gloss
+        if fabric.alpha > 0.9:
+            grain = shader(fabric.texture, fabric.texture_size, piece.angle, shift)
+            canvas.drawPath(
+                piece.path, skia.Paint(Shader=grain, BlendMode=skia.BlendMode.kOverlay, Alphaf=fabric.strength)
+            )
+    if piece.axis is not None:
+        _gradient(canvas, piece, light, gloss)
+    edge = skia.Paint(
+        AntiAlias=True, Style=skia.Paint.kStroke_Style, StrokeWidth=1.7,
+            Color=_argb(_BLOOD if piece.owner == SKIN else _DUSK, 0.16 + 0.14 * light.hard),
+        MaskFilter=_blur(0.8), BlendMode=_ATOP,
+    )  # fmt: skip
+    canvas.drawPath(piece.path, edge)
+    canvas.restore()
+
+
+def _gradient(canvas: Any, piece: Piece, light: Light, gloss: float) -> None:
+    assert piece.axis is not None
+    (ax, ay), (bx, by) = piece.axis
+    dx, dy = bx - ax, by - ay
+    length = math.hypot(dx, dy) or 1.0
+    ux, uy = dx / length, dy / length
+    bounds = piece.path.getBounds()
+    # Across the axis, a slanted limb's box is wider than the limb.
+    wide = bounds.width() * abs(uy) + bounds.height() * abs(ux) - 2 * length * abs(ux * uy)
+    half = max(wide, 1.0) * 0.54
+    mx, my = bounds.centerX(), bounds.centerY()
+    if abs(ux) > 0.25:
+        mx, my = (ax + bx) / 2, (ay + by) / 2
+    nx, ny = uy, -ux
+    if nx < 0:
+        nx, ny = -nx, -ny
+    peak = 0.5 + 0.28 * light.side
+    dark = 0.22 + 0.26 * light.hard
+    left, right = dark * (1 + 0.6 * light.side), dark * (1 - 0.6 * light.side)
+    dusk = _BLOOD if piece.owner == SKIN else _DUSK
+    colours = [_argb(dusk, left), _argb(dusk, left * 0.3), _argb((255, 250, 240), 0.04 + 0.45 * gloss),
+               _argb(dusk, right * 0.3), _argb(dusk, right)]  # fmt: skip
+    places = [0.0, max(0.08, peak - 0.26), peak, min(0.92, peak + 0.26), 1.0]
+    line = [skia.Point(mx - nx * half, my - ny * half), skia.Point(mx + nx * half, my + ny * half)]
+    glow = skia.GradientShader.MakeLinear(line, colours, places)
+    canvas.drawPath(piece.path, skia.Paint(Shader=glow, BlendMode=_ATOP))
+
+
+class MaskCanvas:
+    """A byte a pixel, large enough for all of the figure, on the image's own pixel grid.
+
+    Attributes:
+        window: the image's rows and columns in it.
+    """
+
+    def __init__(self, camera: Camera, pieces: Iterable[Piece]) -> None:
+        height, width = camera.size
+        matrix = camera.matrix()
+        bounds = skia.Rect.MakeWH(width, height)
+        for piece in pieces:
+            if piece.owner:
+                bounds.join(matrix.mapRect(piece.path.getBounds()))
+        left, top = (
+            max(-2 * side, math.floor(value) - 2) for side, value in ((width, bounds.left()), (height, bounds.top()))
+        )
+        right, low = (
+            min(3 * side, math.ceil(value) + 2) for side, value in ((width, bounds.right()), (height, bounds.bottom()))
+        )
+        left, top, right, low = min(left, 0), min(top, 0), max(right, width), max(low, height)
+        self.shape = (low - top, right - left)
+        self.window = (slice(-top, height - top), slice(-left, width - left))
+        self.matrix = matrix
+        self.matrix.postTranslate(-left, -top)
+        self._pixels = np.zeros(self.shape, dtype=np.uint8)
+        info = skia.ImageInfo.Make(
+            self.shape[1], self.shape[0], skia.ColorType.kAlpha_8_ColorType, skia.AlphaType.kPremul_AlphaType
+        )
+        self._surface = skia.Surface.MakeRasterDirect(info, self._pixels, self.shape[1])
+        self._canvas = self._surface.getCanvas()
+        self._canvas.setMatrix(self.matrix)
+
+    def pieces(self, pieces: Iterable[Piece], value: Any) -> Mask:
+        """A mask in painter's order; `value` says what a piece writes (1..255)."""
+        self._canvas.clear(0)
+        for piece in pieces:
+            if piece.owner:
+                self._draw(piece.path, value(piece), piece.stroke, piece.inside)
+        return self._pixels.copy()
+
+    def region(self, path: Path) -> Mask:
+        """1 inside the path."""
+        self._canvas.clear(0)
+        self._draw(path, 1, 0.0, None)
+        return self._pixels.copy()
+
+    def _draw(self, path: Path, value: int, stroke: float, inside: Path | None) -> None:
+        paint = skia.Paint(AntiAlias=False, Color=skia.Color(0, 0, 0, value), BlendMode=skia.BlendMode.kSrc)
+        if stroke:
+            paint.setStyle(skia.Paint.kStroke_Style)
+            paint.setStrokeWidth(stroke)
+            paint.setStrokeCap(skia.Paint.kRound_Cap)
+            paint.setStrokeJoin(skia.Paint.kRound_Join)
+        if inside is not None:
+            self._canvas.save()
+            self._canvas.clipPath(inside, skia.ClipOp.kIntersect, False)
+        self._canvas.drawPath(path, paint)
+        if inside is not None:
+            self._canvas.restore()
