@@ -58,6 +58,11 @@ def test_packing() -> None:
     assert "the same in float32" in done.stdout
 
 
+def test_wardrobe() -> None:
+    found = last_line(run("wardrobe.py", "--quick"), "images_per_s", "written_vs_drawn", "decoded_vs_drawn", "rates")
+    assert set(found["rates"]) == {"drawn", "written", "decoded"}
+
+
 @pytest.mark.parametrize("num_garments", [8, 0])
 def test_describe(num_garments: int) -> None:
     done = run("describe.py", "--quick", "--num-garments", str(num_garments))

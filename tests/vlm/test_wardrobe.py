@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from tasks.boxes import Box
 from tasks.ontology import NOT_VISIBLE, default_ontology
-from tasks.readers.jsonl import from_row
+from tasks.readers.jsonl import from_row, read
 from vlm.data.check import check
 from vlm.data.records import read_records, to_row
 
@@ -259,3 +260,24 @@ def test_weights_name_only_what_the_ontology_knows() -> None:
             values = choices.drawable(garment, name)
             assert values, f"{garment} has no {name}"
             assert set(values) <= set(ONTOLOGY.values[name])
+
+
+def test_a_coverage_plan_is_drawn(tmp_path: Path) -> None:
+    """From the command that finds what is missing to the pictures that fill it."""
+    plan = tmp_path / "plan.jsonl"
+    cells = [{"garment": "coat", "pattern": "camouflage"}, {"garment": "boots", "colour": "red"}]
+    rows = [{"cell": cell, "have": 0, "wanted": 1, "missing": 1} for cell in cells]
+    plan.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    main([str(tmp_path / "drawn"), "--num", "2", "--size", "96", "--plan", str(plan)])
+    records = list(read(tmp_path / "drawn"))
+    for record, cell in zip(records, cells, strict=True):
+        worn = [item for item in record.objects if item.label == cell["garment"]]
+        assert worn
+        name, value = next((name, value) for name, value in cell.items() if name != "garment")
+        assert any(value in item.attributes[name] for item in worn)
+
+
+def test_a_missing_plan_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "drawn"), "--num", "2", "--plan", str(tmp_path / "none.jsonl")])
+    assert "none.jsonl" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.atomic import write_text
+from vlm.data.coverage import cells_from_plan
 from vlm.data.records import to_row
 
 __all__ = ["NUM_PER_SHARD", "main", "write_wardrobe"]
@@ -144,12 +145,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="index of the first picture")
     parser.add_argument("--size", type=int, default=256, help="pixels of the longer side")
-    parser.add_argument("--plan", type=Path, help="JSON file: a list of cells to draw in turn")
+    parser.add_argument("--plan", type=Path, help="what to draw, as `vlm data coverage PATH --plan` writes it")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--split", choices=("train", "validation"), default="train")
     args = parser.parse_args(argv)
-    plan = None if args.plan is None else json.loads(args.plan.read_text(encoding="utf-8"))
     try:
+        plan = None if args.plan is None else cells_from_plan(args.plan)
         drawn = write_wardrobe(
             args.folder,
             seed=args.seed,
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             processes=args.processes,
             split=args.split,
         )
-    except (ValueError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         parser.exit(2, f"{error}\n")
     print(f"drew {drawn} pictures into {args.folder}")
 
