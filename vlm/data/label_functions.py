@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
+FITTED = 0.93
+"""Precision that limits are fitted to, above the declared one: what is fitted loses some on other photos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,7 @@ class _Prototypes:
         return self.names[best], float(shares[best] / shares.sum())
 
 
-def colour_functions(photos: Sequence[MaskedPhoto], *, least: float = 0.9) -> list[LabelFunction]:
+def colour_functions(photos: Sequence[MaskedPhoto], *, least: float = FITTED) -> list[LabelFunction]:
     """For each colour one function that says it where its prototype in OKLab is by far the nearest.
 
     How near is near enough is fitted for each colour, by cross-validation on the photos, so that at least a share of
@@ -228,7 +230,10 @@ def _bare_arms(photo: MaskedPhoto, index: int) -> float | None:
     worn = [number for number, item in enumerate(photo.record.objects) if ontology.kind_of(item.label) in _SLEEVED]
     areas = {number: int(photo.region(number).sum()) for number in worn}
     source = photo.sources[index]
-    if index not in areas or source is None or photo.sources.count(source) > 1:
+    # Arms under a cape are hidden, sleeves or not.
+    if photo.record.objects[index].label == "cape" or index not in areas or source is None:
+        return None
+    if photo.sources.count(source) > 1:
         return None
     if areas[index] < max(areas.values()) or areas[index] < 0.01 * photo.label_map.size:
         return None
@@ -251,7 +256,7 @@ def _bare_arms(photo: MaskedPhoto, index: int) -> float | None:
     return float(area.sum()) / (0.01 * tall * tall)
 
 
-def sleeve_function(photos: Sequence[MaskedPhoto], *, least: float = 0.95) -> LabelFunction:
+def sleeve_function(photos: Sequence[MaskedPhoto], *, least: float = FITTED) -> LabelFunction:
     """Long or sleeveless by how much skin there is where arms are; limits fitted so that on `photos` each of the two
     is right with a share of at least `least`. Between the limits it says nothing."""
     measured: list[tuple[float, str]] = []

@@ -225,9 +225,8 @@ def _bow_tie(cut: Cut) -> None:
 
 def _belt(cut: Cut) -> None:
     body = cut.body
-    over_top = cut.of("over") == "top"
     level = cut.within(38.2, 41.5)
-    ease = 1.6 if over_top else 0.8
+    ease = 1.0
     left, right = body.edge(0, level, ease), body.edge(1, level, ease)
     wide = cut.within(1.1, 2.4)
     middle = (blend(left, right, 0.5)[0], blend(left, right, 0.5)[1] + 0.5)

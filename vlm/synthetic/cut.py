@@ -27,8 +27,8 @@ class Cut:
     Attributes:
         owner: its number in the id mask.
         flat: laid out, on a hanger or without a wearer.
-        shoes_over: boots go over what the legs wear.
         clothed: labels of all that is worn.
+        covered: something is worn over it, under which it has no room for puffed sleeves.
     """
 
     sketch: Sketch
@@ -38,6 +38,7 @@ class Cut:
     rng: random.Random
     flat: bool = False
     clothed: frozenset[str] = frozenset()
+    covered: bool = False
 
     @property
     def label(self) -> str:

@@ -91,20 +91,22 @@ def draw(seed: int, index: int, *, size: int = 256, cell: Mapping[str, str | int
     if scene.kind == "person":
         draw_person(sketch, body, scene.skin_tone, scene.hair, rngs["body"])
     labels = frozenset(worn.label for worn in scene.garments)
+    layers = {worn.slot for worn in scene.garments}
     for number, fabric in fabrics.items():
-        _draw_garment(
-            Cut(
-                sketch=sketch,
-                body=body,
-                fabric=fabric,
-                owner=number,
-                rng=rngs["cut"],
-                flat=scene.kind != "person",
-                clothed=labels,
-            )
+        over = {"top": {"mid", "outer"}, "whole": {"outer"}, "mid": {"outer"}}.get(fabric.worn.slot, set())
+        cut = Cut(
+            sketch=sketch,
+            body=body,
+            fabric=fabric,
+            owner=number,
+            rng=rngs["cut"],
+            flat=scene.kind != "person",
+            clothed=labels,
+            covered=bool(over & layers),
         )
+        _draw_garment(cut)
     if scene.kind == "hanger":
-        _hanger(sketch, body, rngs["cut"])
+        _hanger(sketch, body, 36.0 if "lower" in layers else 16.8, rngs["cut"])
     pieces = sketch.ordered()
     camera = _camera(scene, pieces, size, rngs["camera"])
     light = LIGHTS[scene.light]
@@ -162,9 +164,9 @@ def _draw_garment(cut: Cut) -> None:
         draw_accessory(cut)
 
 
-def _hanger(sketch: Sketch, body: Body, rng: random.Random) -> None:
+def _hanger(sketch: Sketch, body: Body, level: float, rng: random.Random) -> None:
     colour = rng.choice([(150, 110, 70), (60, 60, 62), (220, 220, 222), (170, 130, 90)])
-    x, y = body.trunk(0, 16.8)
+    x, y = body.trunk(0, level)
     reach = body.build.shoulder - 1.5
     bar = outline([(x - reach, y + 3.4), (x, y), (x + reach, y + 3.4)], closed=False)
     sketch.add(bar, 1.0, OTHER, colour=colour, stroke=1.1)

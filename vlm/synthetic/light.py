@@ -31,5 +31,5 @@ LIGHTS: dict[str, Light] = {
     "warm evening": Light(side=0.5, hard=0.6, tint=(1.10, 1.0, 0.84), brightness=0.95),
     "lamps": Light(side=-0.3, hard=0.4, tint=(1.07, 1.0, 0.86), brightness=0.92),
     "flash": Light(side=0.0, hard=0.5, tint=(1.0, 1.0, 1.0), brightness=1.08),
-    "dim": Light(side=0.3, hard=0.4, tint=(0.96, 0.98, 1.05), brightness=0.72),
+    "dim": Light(side=0.3, hard=0.4, tint=(0.96, 0.98, 1.05), brightness=0.82),
 }

@@ -70,10 +70,15 @@ class Probe:
 
 @dataclass
 class Sketch:
-    """Pieces and probes as they come."""
+    """Pieces and probes as they come.
+
+    Attributes:
+        reach: units between the body and the outermost cloth so far; what goes over it must be wider.
+    """
 
     pieces: list[Piece] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
+    reach: float = 0.0
 
     def add(self, path: Path, z: float, owner: int, **look: object) -> None:
         self.pieces.append(Piece(path=path, z=z, owner=owner, **look))  # type: ignore[arg-type]

@@ -25,9 +25,14 @@ def hem_level(cut: Cut) -> float:
 
 
 def ease_of(cut: Cut) -> float:
-    """Units between the body and the cloth."""
+    """Units between the body and the cloth: more than of all that is worn below it."""
     low, high = {"tight": (0.15, 0.45), "regular": (0.7, 1.5), "loose": (2.1, 3.8)}[cut.of("fit")]
-    return cut.within(low, high) + 0.8 * _ORDER.get(cut.slot, 0)
+    order = _ORDER.get(cut.slot, 0)
+    ease = cut.within(low, high) + 0.8 * order
+    if order:
+        ease = max(ease, cut.sketch.reach + 0.6)
+    cut.sketch.reach = ease
+    return ease
 
 
 def body_z(cut: Cut) -> float:
@@ -40,7 +45,8 @@ def draw_upper(cut: Cut, hem: float, *, flare: float = 0.0, fitted: bool = False
     """Trunk, sleeves, neckline and closure of a garment that ends at a level; the trunk's path."""
     ease, z, body = ease_of(cut), body_z(cut), cut.body
     neck = neck_of(cut, ease)
-    straight = cut.of("fit") != "tight" and not fitted
+    over = cut.slot in ("mid", "outer")
+    straight = over or (cut.of("fit") != "tight" and not fitted)
     sides = [_side(cut, side, hem, ease, flare, straight, neck) for side in (0, 1)]
     whole = outline(neck.curve, sides[1], _hem_curve(cut, sides[0][-1], sides[1][-1]), sides[0][::-1])
     closure = cut.of("closure")
@@ -107,7 +113,7 @@ def _side(cut: Cut, side: int, hem: float, ease: float, flare: float, straight: 
         if straight and level <= HIP + 2:
             # Loose cloth hangs from the chest and does not follow the waist.
             wide = body.trunk(sign * (max(body.half(CHEST), body.half(level)) + ease), level)[0]
-            hang = 0.85 if cut.of("fit") == "loose" else 0.45
+            hang = 0.9 if cut.of("fit") == "loose" or cut.slot in ("mid", "outer") else 0.45
             x = x + (wide - x) * hang
         points.append((x + cut.within(-0.2, 0.2), y))
     return points
@@ -181,7 +187,7 @@ def _sleeves(cut: Cut, ease: float, *, second: bool) -> None:
     end = rng.uniform(*_SLEEVES[sleeve])
     shape = (
         rng.choice(["straight"] * 4 + ["bell", "puff"])
-        if cut.label in ("blouse", "dress", "top", "kurta")
+        if cut.label in ("blouse", "dress", "top", "kurta") and not cut.covered
         else "straight"
     )
     loose = ease * 0.62 + 0.35
