@@ -1,7 +1,7 @@
 """`make demo`: describe one photo with the embedded checkpoint and draw on it.
 
-Without a photo it takes a drawn person of the wardrobe that training has not seen
-(`vlm.synthetic.drawing.draw(2026, 4, size=560)`), since the photos of people at hand may not be given away.
+Without a photo it takes a person that the wardrobe drew (`vlm.synthetic`; training has not seen the picture), since
+the photos of people at hand may not be given away.
 """
 
 from __future__ import annotations
