@@ -32,7 +32,7 @@ from tasks.boxes import Box
 from tasks.results import Attributes, Garment
 from timing import interleave, machine, medians, print_json, print_table
 from vlm.api import VLM, load
-from vlm.demo import export_astronaut
+from vlm.demo import PERSON
 from vlm.generate import Decoding, Job, generate
 from vlm.images import open_image
 from vlm.model import ImageFeatures, OneLookModel
@@ -165,7 +165,7 @@ def compare_decoding(
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="One look against one prompt at a time, and our decoding loop.")
     parser.add_argument("--checkpoint", help="directory or Hub id (default: the one embedded in the package)")
-    parser.add_argument("--photos", type=Path, nargs="+", help="your photos (default: an astronaut)")
+    parser.add_argument("--photos", type=Path, nargs="+", help="your photos (default: a drawn person)")
     parser.add_argument("--num-garments", type=int, default=8, help="0: those found (default: %(default)s)")
     parser.add_argument("--num-captions", type=int, default=16, help="decoded in one batch (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="of every caption (default: %(default)s)")
@@ -196,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def default_photo(folder: Path, quick: bool) -> Path:
     if not quick:
-        return export_astronaut(folder / "astronaut.png")
+        return PERSON
     path = folder / "drawn.png"
     draw_outfits(1)[0].image.save(path)
     return path

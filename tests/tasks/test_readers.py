@@ -16,7 +16,7 @@ from PIL import Image
 
 from tasks.base import Provenance, Record
 from tasks.ontology import default_ontology
-from tasks.readers import READERS, annotations_root, data_root
+from tasks.readers import READERS, annotations_root, clothing, data_root, products
 from tasks.readers.ccp import skin_tone_groups
 from tasks.readers.ccp_boxes import derive_boxes, item_boxes, regions
 from tasks.readers.clothing import CLOTHING_CLASSES, CLOTHING_QUESTION, garment_questions
@@ -133,6 +133,23 @@ def test_products_keep_titles_on_one_side_and_brands_out() -> None:
     shop = [r for r in found if r.objects and r.objects[0].provenance and r.objects[0].provenance.annotator == "shop"]
     assert len(shop) > 4000
     assert all((r.objects[0].provenance or Provenance(source="")).score == 0.7 for r in shop)
+
+
+@pytest.mark.parametrize(("name", "read", "num"), [("clothing", clothing.read, 617), ("products", products.read, 556)])
+def test_garments_alone_before_a_plain_background_have_boxes(name: str, read: Any, num: int) -> None:
+    found = records(name)
+    boxed = [record for record in found if record.boxes_complete]
+    assert len(boxed) == num
+    assert all(record.boxes_complete == any(item.box for item in record.objects) for record in found)
+    for record in boxed:
+        [item] = record.objects
+        assert record.objects_complete
+        assert record.groups["view"] in ("flat", "ghost")
+        assert item.provenance is not None and item.provenance.annotator is not None
+        assert item.provenance.annotator.endswith("box: weak: plain background")
+    without = list(read(boxes=False))
+    assert [record.id for record in without] == [record.id for record in found]
+    assert not any(record.boxes_complete or record.objects_complete for record in without)
 
 
 # -- masks ---------------------------------------------------------------------------------------------------
@@ -374,7 +391,5 @@ def test_annotations_with_unknown_words_name_their_line(tmp_path: Path) -> None:
     label = {"id": "a", "item": "shirt", "colour": ["puce"], "pattern": "solid", "view": "flat", "annotator": "b0"}
     (ours / "index.jsonl").write_text(json.dumps(facts), encoding="utf-8")
     (ours / "annotations.jsonl").write_text(json.dumps(label), encoding="utf-8")
-    from tasks.readers import clothing
-
     with pytest.raises(ValueError, match=r"annotations\.jsonl:1: unknown colour 'puce' of shirt; known: black"):
         list(clothing.read(tmp_path, tmp_path / "annotations"))

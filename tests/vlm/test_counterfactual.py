@@ -272,7 +272,7 @@ def test_a_crop_drops_what_is_gone() -> None:
 def test_a_counterfactual_is_a_function_of_its_generator() -> None:
     photo, others = drawn(), [drawn("0002", light=0.7), drawn("0003", ground=(90, 90, 120))]
     done = set()
-    for seed in range(40):
+    for seed in range(24):
         image, record = counterfactual(photo, random.Random(seed), others)
         assert record.image_size == (image.height, image.width)
         assert record.groups["original"] == "0001"
@@ -280,7 +280,7 @@ def test_a_counterfactual_is_a_function_of_its_generator() -> None:
         for item in record.objects:
             assert item.box is not None and item.box.clip(record.image_size) == item.box
         assert "A black coat." not in {caption.text for caption in record.captions}
-        if seed < 5:
+        if seed < 3:
             again, same = counterfactual(photo, random.Random(seed), others)
             assert same == record
             assert again.tobytes() == image.tobytes()

@@ -222,7 +222,7 @@ _LEAST_MEASURED = 10
 
 
 def _bare_arms(photo: MaskedPhoto, index: int) -> float | None:
-    """Skin beside the outermost upper garment, as a share of the squared width of its shoulders.
+    """Skin beside the outermost upper garment, in hundredths of the person's squared height.
 
     None where the garment is not the outermost (the largest), or its shoulders or arms are not in the photo.
     """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    import skia  # type: ignore[import-not-found]
+    import skia
 except ImportError as error:
     raise ImportError(
         "drawing needs skia-python, which is not installed; install it with: pip install 'vlm[synthetic]' "

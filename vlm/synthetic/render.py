@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,11 +47,17 @@ class Camera:
 
 
 def _argb(colour: tuple[int, int, int], alpha: float = 1.0) -> int:
-    return int(skia.Color(*colour, round(255 * min(1.0, alpha))))
+    return round(255 * min(1.0, alpha)) << 24 | colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+@lru_cache(maxsize=256)
+def _softened(steps: int) -> Any:
+    return skia.MaskFilter.MakeBlur(skia.kNormal_BlurStyle, steps / 20)
 
 
 def _blur(sigma: float) -> Any:
-    return skia.MaskFilter.MakeBlur(skia.kNormal_BlurStyle, sigma)
+    """In steps of 0.05 units, which nobody sees, so that filters are made once."""
+    return _softened(max(1, round(sigma * 20)))
 
 
 _DUSK = (8, 6, 16)

@@ -22,7 +22,7 @@ from vlm.synthetic.cutout import blurred_crop, cover, empty_scene, ground_shadow
 from vlm.synthetic.masked_photo import MaskedPhoto, boxed
 from vlm.synthetic.recolour import from_oklab, to_oklab
 
-__all__ = ["change_background", "crop_body", "garment_alone", "may_cut", "may_stand_alone", "occlude"]
+__all__ = ["change_background", "crop_body", "enlarged", "garment_alone", "may_cut", "may_stand_alone", "occlude"]
 
 _ON_BODY = ("ring", "earrings", "necklace", "watch", "bracelet", "glasses", "sunglasses", "belt", "tie", "bow tie")
 """What lies within the person's outline, whether the mask names it or not."""
