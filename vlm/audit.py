@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from tasks.base import Record
 from tasks.readers.ccp import skin_tone_groups
 
-__all__ = ["MIN_RECORDS", "SKIN_TONE", "group_values"]
+__all__ = ["SKIN_TONE", "group_values"]
 
 SKIN_TONE = "skin_tone"
-MIN_RECORDS = 30
-"""Groups of fewer photos are too thin for a verdict."""
 
 
 def group_values(name: str, reader: str, records: Sequence[Record]) -> dict[str, str]:

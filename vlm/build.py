@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +38,23 @@ def build_model(config: TrainConfig) -> OneLookModel:
     if not Path(config.model).is_file():
         raise ValueError(f"model {config.model!r} is neither a YAML file nor a checkpoint folder")
     shape = yaml.safe_load(Path(config.model).read_text(encoding="utf-8"))
-    unknown = sorted(set(shape) - set(_known_fields())) if isinstance(shape, dict) else [str(shape)]
-    if unknown:
-        raise ValueError(
-            f"{config.model} has unknown fields: {', '.join(unknown)}; known: {', '.join(_known_fields())}"
-        )
+    _check_fields(config.model, shape if isinstance(shape, dict) else [str(shape)])
     shape = _changed(shape, config)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return OneLookModel(OneLookConfig(**shape))
 
 
-def _known_fields() -> list[str]:
-    return [name for name in inspect.signature(OneLookConfig).parameters if name != "kwargs"]
+def _check_fields(where: str, names: Iterable[str]) -> None:
+    known = [name for name in inspect.signature(OneLookConfig).parameters if name != "kwargs"]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"{where} has unknown fields: {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 def _changed(shape: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
     """The shape with what the configuration changes in it."""
-    unknown = sorted(set(config.shape) - set(_known_fields()))
-    if unknown:
-        raise ValueError(f"shape has unknown fields: {', '.join(unknown)}; known: {', '.join(_known_fields())}")
+    _check_fields("shape", config.shape)
     return {**shape, **config.shape}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vlm.atomic import write_text
+from vlm.atomic import replacing, write_text
 
 __all__ = ["Calibration", "Pairs", "expected_calibration_error", "fit", "in_fitting_half", "main_calibrate"]
 
@@ -180,11 +180,8 @@ def plot_reliability(calibration: Calibration, pairs: Pairs, path: str | os.Path
         axes.set(title=f"{key} (n = {len(rows)})", xlabel="score", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.legend(loc="upper left", fontsize="small", frameon=False)
     figure.axes[0].set_ylabel("share that is right")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(target.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, target)
+    with replacing(Path(path)) as part:
+        figure.savefig(part, format="png", dpi=120)
 
 
 def main_calibrate(

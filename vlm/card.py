@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from vlm.atomic import write_text
-from vlm.audit import MIN_RECORDS
 from vlm.evaluate import HEADLINES, value_at
 
 __all__ = ["SOURCES", "fill_table", "headline_table", "main_card", "render_card"]
@@ -159,10 +158,11 @@ def _with_interval(values: Mapping[str, Any], path: str) -> str:
     """`path` within a measure, its first part being the measure's own name."""
     inner = path.split("/", 1)[1]
     value = value_at(values, inner)
-    if value is None:
-        return "-"
-    found = (values.get("intervals") or {}).get(inner)
-    return f"{value:.3f}" + (f" [{found[0]:.3f}, {found[1]:.3f}]" if found else "")
+    return "-" if value is None else _number(value, (values.get("intervals") or {}).get(inner))
+
+
+def _number(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _attributes(results: Mapping[str, Any]) -> str:
@@ -224,15 +224,14 @@ def _groups(results: Mapping[str, Any]) -> str:
                 for value, row in values.items():
                     if path not in row:
                         continue
-                    low_high = row[path]["interval"]
-                    interval = f" [{low_high[0]:.3f}, {low_high[1]:.3f}]" if low_high else ""
-                    thin = " (too thin for a verdict)" if row["num_records"] < MIN_RECORDS else ""
+                    number = _number(row[path]["value"], row[path]["interval"])
+                    thin = " (too thin for a verdict)" if row["num_records"] < MIN_EXAMPLES else ""
                     rows.append(
                         (
                             source,
                             name,
                             f"{group} {value}",
-                            f"{row[path]['value']:.3f}{interval}",
+                            number,
                             f"{row['num_records']}{thin}",
                         )
                     )

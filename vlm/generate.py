@@ -297,11 +297,7 @@ class _Chooser:
         if bool((bins_BPK < 0).all()):
             return chosen_BPK
         mass_BPL = (logits_BPV[..., self.location_ids_L] - total_BP1).exp()
-        cumulative = F.pad(mass_BPL.cumsum(-1), (1, 0))
-        last = cumulative.shape[-1] - 1
-        low = (bins_BPK - LOCATION_WINDOW).clamp(0, last)
-        high = (bins_BPK + LOCATION_WINDOW + 1).clamp(0, last)
-        mass = (cumulative.gather(-1, high) - cumulative.gather(-1, low)).clamp(max=1.0)
+        mass = _mass_near(bins_BPK, mass_BPL, LOCATION_WINDOW).clamp(max=1.0)
         # The difference of two sums can round below the bin's own probability.
         windowed = torch.maximum(mass.log(), chosen_BPK)
         return torch.where(bins_BPK < 0, chosen_BPK, windowed)
@@ -332,10 +328,10 @@ class _Chooser:
                 if bool(others_V.max() >= together):
                     ids_BPK[b, p, 0] = others_V.argmax()
                     continue
-                sums = F.pad((logits_L - together).exp().cumsum(0), (1, 0))
-                bins = torch.arange(len(logits_L), device=sums.device)
-                within_L = sums[(bins + window + 1).clamp(max=len(bins))] - sums[(bins - window).clamp(min=0)]
-                within_L = within_L.masked_fill(logits_L == -torch.inf, -1.0)
+                bins_L = torch.arange(len(logits_L), device=logits_L.device)
+                within_L = _mass_near(bins_L, (logits_L - together).exp(), window).masked_fill(
+                    logits_L == -torch.inf, -1.0
+                )
                 # Of a plateau (few bins hold all there is) the middle, which is where the mass lies.
                 best = (within_L >= within_L.max() - 1e-6).nonzero()[:, 0]
                 ids_BPK[b, p, 0] = self.location_ids_L[best[len(best) // 2]]
@@ -365,6 +361,14 @@ class _Chooser:
                 size = max(1, min(size, int((probabilities > 0).sum())))
                 index = int(torch.searchsorted(cumulative[:size], draw * cumulative[size - 1], right=True))
                 ids_BPK[b, p, 0] = order[min(index, size - 1)]
+
+
+def _mass_near(bins: Tensor, mass: Tensor, window: int) -> Tensor:
+    """What lies within `window` bins of each of `bins`; the last dimension of `mass` is the locations'."""
+    cumulative = F.pad(mass.cumsum(-1), (1, 0))
+    last = cumulative.shape[-1] - 1
+    low, high = (bins - window).clamp(0, last), (bins + window + 1).clamp(0, last)
+    return cumulative.gather(-1, high) - cumulative.gather(-1, low)
 
 
 def _finish(hypothesis: Hypothesis, masks: TokenMasks) -> Generated:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from vlm.atomic import replacing
+
 __all__ = ["PHOTO_SUFFIXES", "drawing_paths", "find_photos", "save_image"]
 
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -79,10 +81,5 @@ def drawing_paths(photos: Sequence[str], target: str) -> list[Path]:
 
 def save_image(image: Image.Image, path: Path) -> None:
     """Write by suffix, making folders; a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as part:
         image.save(part, format=_DRAWING_FORMATS[path.suffix.lower()])
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

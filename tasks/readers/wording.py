@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-__all__ = ["article", "colour_words", "describe", "is_plural"]
+__all__ = ["article", "colour_words", "describe", "is_plural", "join"]
 
 _PLURAL = frozenset(
     {
@@ -80,6 +80,12 @@ def article(words: str) -> str:
     return "an" if words[0] in "aeio" or words.startswith("un") else "a"
 
 
+def join(texts: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *first, last = texts
+    return (", ".join(first) + " and " if first else "") + last
+
+
 def colour_words(colours: tuple[str, ...]) -> str:
     return " and ".join("multicoloured" if colour == "multicolour" else colour for colour in colours)
 
@@ -120,6 +126,5 @@ def describe(item: str, attributes: Mapping[str, tuple[str, ...]], rng: random.R
     words = " ".join([*before, item])
     phrase = words if is_plural(item) else f"{article(words)} {words}"
     if details:
-        *first, last = details
-        phrase += " with " + (", ".join(first) + " and " if first else "") + last
+        phrase += f" with {join(details)}"
     return phrase

@@ -115,7 +115,7 @@ class _Checker:
 
     def leaks(self, record: Record, where: str, report: Any) -> None:
         """A group on both sides of a split makes the validation too easy."""
-        groups = {**{name: value for name, value in record.groups.items() if name not in ("annotator", "view")}}
+        groups = {name: value for name, value in record.groups.items() if name not in ("annotator", "view")}
         for name, value in {**groups, "photo": record.image}.items():
             split, first = self.splits.setdefault((name, value), (record.split, where))
             if split != record.split:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.ontology import default_ontology
+from vlm.atomic import replacing
 from vlm.data.coverage import Coverage, CrossCount, count, load_grid, read_named, write_plan
 
 if TYPE_CHECKING:
@@ -138,13 +139,8 @@ def plot(coverage: Coverage, path: str | os.PathLike[str]) -> None:
     for part, row in zip(parts[len(rows) :], bars, strict=True):
         for axes, found in zip(part.subplots(1, len(row), squeeze=False)[0], row, strict=True):
             _bars(axes, found)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format="png", dpi=100)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as part:
+        figure.savefig(part, format="png", dpi=100)
 
 
 def _values(found: CrossCount, axis: int) -> list[str]:

@@ -20,7 +20,7 @@ from tasks.base import Record
 from tasks.boxes import Box, ImageSize
 from tasks.ontology import default_ontology
 
-__all__ = ["GarmentMap", "cell_overlaps", "garment_map"]
+__all__ = ["GarmentMap", "garment_map", "token_share"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def garment_map(record: Record, grid: tuple[int, int]) -> GarmentMap:
         if any(box is None or box.area <= 0 for box in boxes):
             somewhere[index] = 1
             continue
-        share = np.max([_share(box, record.image_size, grid) for box in boxes if box is not None], axis=0)
+        share = np.max([token_share(box, record.image_size, grid) for box in boxes if box is not None], axis=0)
         inside[:, index] = share / share.sum()
         # A box as large as the picture leaves nothing but rounding outside.
         if (rest := np.clip(1 - share - 1e-6, 0, None)).sum() > 0:
@@ -71,15 +71,15 @@ def garment_map(record: Record, grid: tuple[int, int]) -> GarmentMap:
     )
 
 
-def _share(box: Box, image_size: ImageSize, grid: tuple[int, int]) -> np.ndarray:
+def token_share(box: Box, image_size: ImageSize, grid: tuple[int, int]) -> np.ndarray:
     """I shares: how much of each token lies in the box."""
     height, width = image_size
-    down = cell_overlaps(box.y1 / height, box.y2 / height, grid[0]) * grid[0]
-    across = cell_overlaps(box.x1 / width, box.x2 / width, grid[1]) * grid[1]
-    return np.clip(np.outer(down, across), 0, 1).ravel().astype(np.float32)
+    down = _overlaps(box.y1 / height, box.y2 / height, grid[0]) * grid[0]
+    across = _overlaps(box.x1 / width, box.x2 / width, grid[1]) * grid[1]
+    return np.clip(np.outer(down, across), 0, 1).ravel()
 
 
-def cell_overlaps(start: float, end: float, cells: int) -> np.ndarray:
+def _overlaps(start: float, end: float, cells: int) -> np.ndarray:
     """Length of [start, end] inside each of the cells that divide [0, 1]."""
     edges = np.linspace(0.0, 1.0, cells + 1)
     return np.clip(np.minimum(end, edges[1:]) - np.maximum(start, edges[:-1]), 1e-9, None)

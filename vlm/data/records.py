@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks.base import ObjectLabel, Provenance, Record
 from tasks.boxes import Box
 from tasks.readers.jsonl import from_row, read
+from vlm.atomic import replacing
 
 __all__ = ["from_row", "read_records", "to_row", "write_jsonl", "write_parquet"]
 
@@ -73,15 +74,12 @@ def write_jsonl(records: Iterable[Record], path: str | os.PathLike[str]) -> int:
     """One row a line; the number of rows. Images below the file's folder are named relative to it."""
     target = Path(path)
 
-    def write(part: Path) -> int:
-        count = 0
-        with part.open("w", encoding="utf-8") as file:
-            for record in records:
-                file.write(json.dumps(_placed(to_row(record), target), ensure_ascii=False) + "\n")
-                count += 1
-        return count
-
-    return _atomically(target, write)
+    count = 0
+    with replacing(target) as part, part.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(_placed(to_row(record), target), ensure_ascii=False) + "\n")
+            count += 1
+    return count
 
 
 def write_parquet(records: Iterable[Record], path: str | os.PathLike[str]) -> int:
@@ -92,13 +90,11 @@ def write_parquet(records: Iterable[Record], path: str | os.PathLike[str]) -> in
     target = Path(path)
     rows = [_columns(_placed(to_row(record), target)) for record in records]
 
-    def write(part: Path) -> int:
-        features = _features()
-        columns = {name: [row[name] for row in rows] for name in features}
+    features = _features()
+    columns = {name: [row[name] for row in rows] for name in features}
+    with replacing(target) as part:
         Dataset.from_dict(columns, features=features).to_parquet(part)
-        return len(rows)
-
-    return _atomically(target, write)
+    return len(rows)
 
 
 def _placed(row: dict[str, Any], target: Path) -> dict[str, Any]:
@@ -167,14 +163,3 @@ def _features() -> Any:
             "provenance": provenance,
         }
     )
-
-
-def _atomically(target: Path, write: Callable[[Path], int]) -> int:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        count = write(part)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return count

@@ -21,7 +21,7 @@ from tasks.base import ObjectLabel, Record
 from tasks.boxes import Box, ImageSize
 from tasks.ontology import default_ontology
 from tasks.readers.clothing import CLOTHING_CLASSES, CLOTHING_QUESTION
-from vlm.data.maps import cell_overlaps
+from vlm.data.maps import token_share
 
 __all__ = ["UNKNOWN", "Region", "region_classes", "region_sizes", "regions_of"]
 
@@ -84,9 +84,5 @@ def _labels(item: ObjectLabel | None, clothing_class: str | None) -> Tensor:
 
 
 def _weights(box: Box, image_size: ImageSize, grid: tuple[int, int]) -> Tensor:
-    rows, columns = grid
-    height, width = image_size
-    share = np.outer(
-        cell_overlaps(box.y1 / height, box.y2 / height, rows), cell_overlaps(box.x1 / width, box.x2 / width, columns)
-    )
-    return torch.from_numpy((share / share.sum()).astype(np.float32).ravel())
+    share = token_share(box, image_size, grid)
+    return torch.from_numpy((share / share.sum()).astype(np.float32))

@@ -23,10 +23,11 @@ import numpy as np
 from PIL import Image
 
 from tasks.base import Provenance, Record
-from vlm.atomic import write_text
+from vlm.atomic import replacing, write_text
 from vlm.data.records import to_row
 from vlm.synthetic import scene_edits
 from vlm.synthetic.cloth_edits import Work, may_print, may_recolour, print_garment, recolour_garment
+from vlm.synthetic.folder import keep_settings
 from vlm.synthetic.masked_photo import MaskedPhoto, boxed, masked_photos, open_masked, photo_labels
 from vlm.synthetic.wording import describe_record
 
@@ -144,13 +145,8 @@ class _Maker:
         others = [self.open(rng.randrange(len(self.photos))) for _ in range(3)]
         image, record = counterfactual(photo, rng, others)
         name = f"counterfactual-{self.job.seed}-{index:06d}"
-        path = self.job.folder / "images" / f"{name}.jpg"
-        part = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with replacing(self.job.folder / "images" / f"{name}.jpg") as part:
             image.save(part, "JPEG", quality=rng.randint(*_QUALITY))
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         return to_row(replace(record, id=name, image=f"images/{name}.jpg"))
 
 
@@ -193,9 +189,7 @@ def write_counterfactuals(
     if num < 1 or processes < 1 or (size is not None and size < 32):
         raise ValueError(f"num={num}, processes={processes}, size={size}; expected at least 1, 1 and 32 pixels or none")
     target = Path(folder)
-    (target / "images").mkdir(parents=True, exist_ok=True)
-    settings = {"seed": seed, "size": size}
-    _same_settings(target / _SETTINGS, settings)
+    keep_settings(target / _SETTINGS, {"seed": seed, "size": size})
     made = 0
     shards = [range(start, min(start + SHARD, num)) for start in range(0, num, SHARD)]
     todo = [(shard, path) for shard in shards if not _complete(path := _shard(target, shard), len(shard))]
@@ -237,15 +231,6 @@ def _complete(path: Path, num: int) -> bool:
         return False
     with path.open("rb") as lines:
         return sum(1 for _ in lines) >= num
-
-
-def _same_settings(path: Path, settings: dict[str, Any]) -> None:
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != settings:
-            raise ValueError(f"{path}: the folder holds pictures of {found}, not of {settings}; choose another folder")
-        return
-    write_text(path, json.dumps(settings) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

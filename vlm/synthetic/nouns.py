@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.base import ObjectLabel
-from tasks.readers.wording import article, colour_words, is_plural
+from tasks.readers.wording import article, colour_words, is_plural, join
 from vlm.synthetic.facts import colours, footwear, kind_of, seen
 
-__all__ = ["Noun", "join", "noun", "plural_of"]
+__all__ = ["Noun", "noun", "plural_of"]
 
 _PATTERNS = {
     "striped": "striped", "checked": "checked", "polka dot": "polka-dot", "floral": "floral",
@@ -71,12 +70,6 @@ class Noun:
 
     text: str
     plural: bool
-
-
-def join(texts: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    *first, last = texts
-    return (", ".join(first) + " and " if first else "") + last
 
 
 def the_colours(item: ObjectLabel) -> str:

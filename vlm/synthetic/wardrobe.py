@@ -12,11 +12,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from vlm.atomic import write_text
+from vlm.atomic import replacing, write_text
 from vlm.data.coverage import cells_from_plan
 from vlm.data.records import to_row
+from vlm.synthetic.folder import keep_settings
 
 __all__ = ["NUM_PER_SHARD", "main", "write_wardrobe"]
 
@@ -74,9 +74,8 @@ def write_wardrobe(
     target = Path(folder)
     cells = tuple(dict(cell) for cell in plan or ())
     settings = {"seed": seed, "size": size, "plan": list(cells), "split": split}
-    _same_settings(target / _SETTINGS, settings)
-    (target / "images").mkdir(parents=True, exist_ok=True)
-    write_text(target / _SETTINGS, json.dumps(settings) + "\n")
+    keep_settings(target / _SETTINGS, settings)
+    (target / "images").mkdir(exist_ok=True)
     shards = [
         _Shard(
             folder=str(target),
@@ -96,18 +95,6 @@ def write_wardrobe(
         return sum(pool.imap_unordered(_write_shard, shards))
 
 
-def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    if not path.is_file():
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f"{path.parent}: holds pictures with {name}={found.get(name)!r}, not {value!r}; "
-                "choose another folder, or the same settings to add to it"
-            )
-
-
 def _write_shard(shard: _Shard) -> int:
     """Draw what is missing of a shard, images first: a record never names an image that is not there."""
     from vlm.synthetic.drawing import draw, record_id  # needs skia-python, which only drawing does
@@ -124,10 +111,8 @@ def _write_shard(shard: _Shard) -> int:
             continue
         cell = shard.plan[index % len(shard.plan)] if shard.plan else None
         picture = draw(shard.seed, index, size=shard.size, cell=cell)
-        target = folder / picture.record.image
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        picture.image.save(temporary, "JPEG", quality=93)
-        os.replace(temporary, target)
+        with replacing(folder / picture.record.image) as part:
+            picture.image.save(part, "JPEG", quality=93)
         rows[picture.record.id] = json.dumps(to_row(replace(picture.record, split=shard.split)), ensure_ascii=False)
         drawn += 1
     if drawn:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tasks.base import ObjectLabel, Record, TextLabel
+from tasks.readers.wording import join
 from vlm.synthetic.facts import CARRIED, colours, footwear, goes_over, is_flat, kind_of, seen
-from vlm.synthetic.nouns import Noun, join, noun
+from vlm.synthetic.nouns import Noun, noun
 from vlm.synthetic.phrases import with_phrases
 from vlm.synthetic.questions import questions
 
