@@ -324,10 +324,11 @@ class _Chooser:
                 logits_V = masked_BPV[b, p]
                 logits_L = logits_V[self.location_ids_L]
                 together = logits_L.logsumexp(-1)
-                others_V = logits_V.index_fill(0, self.location_ids_L, -torch.inf)
-                if bool(others_V.max() >= together):
-                    ids_BPK[b, p, 0] = others_V.argmax()
-                    continue
+                if hypothesis.grammar.corner == 0:  # inside a box nothing but locations may come
+                    others_V = logits_V.index_fill(0, self.location_ids_L, -torch.inf)
+                    if bool(others_V.max() >= together):
+                        ids_BPK[b, p, 0] = others_V.argmax()
+                        continue
                 bins_L = torch.arange(len(logits_L), device=logits_L.device)
                 within_L = _mass_near(bins_L, (logits_L - together).exp(), window).masked_fill(
                     logits_L == -torch.inf, -1.0
