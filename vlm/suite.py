@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,14 @@ import yaml
 from tasks.base import Record
 from tasks.readers import READERS
 from vlm.probes import MEASURES
+from vlm.synthetic.wardrobe_test import write_part
 
-__all__ = ["SourceSettings", "Suite", "choose_records", "load_suite", "read_sources"]
+__all__ = ["MAKERS", "SourceSettings", "Suite", "choose_records", "load_suite", "read_sources"]
 
 _CONFIGS = (Path(__file__).parent / "_configs", Path(__file__).parent.parent / "configs")
 """In a wheel, and in a checkout."""
+MAKERS: Mapping[str, Callable[[Path], object]] = {"wardrobe_test": write_part}
+"""Draw a test set into a folder; what is there already is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +35,10 @@ class SourceSettings:
         path: for readers that need one; the data root otherwise.
         limit: at most so many records, drawn by a hash of their ids; None for all.
         by: groups to split the headlines by, such as skin_tone (see `vlm.audit`).
+        make: name in `MAKERS` of what draws the records at `path` where they are not there yet.
 
     Raises:
-        ValueError: an unknown reader or measure, or a limit below 1.
+        ValueError: an unknown reader, measure or maker, or a limit below 1.
     """
 
     reader: str
@@ -43,6 +47,7 @@ class SourceSettings:
     path: str | None = None
     limit: int | None = None
     by: tuple[str, ...] = ()
+    make: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measures", tuple(self.measures))
@@ -52,6 +57,10 @@ class SourceSettings:
         for name in self.measures:
             if name not in MEASURES:
                 raise ValueError(f"unknown measure {name!r}; known: {', '.join(MEASURES)}")
+        if self.make is not None and (self.make not in MAKERS or self.path is None):
+            raise ValueError(
+                f"make is {self.make!r} with path {self.path!r}; expected a path and one of: {', '.join(MAKERS)}"
+            )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; expected at least 1 record, or null for all")
 
@@ -114,6 +123,9 @@ def read_sources(suite: Suite, data_root: str | os.PathLike[str] | None = None) 
         place = settings.path or data_root
         return None if place is None else Path(place)
 
+    for settings in suite.sources.values():
+        if settings.make is not None and settings.path is not None:
+            MAKERS[settings.make](Path(settings.path))
     return {name: list(READERS[settings.reader](root(settings))) for name, settings in suite.sources.items()}
 
 

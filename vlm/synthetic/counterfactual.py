@@ -28,6 +28,7 @@ from vlm.data.records import to_row
 from vlm.synthetic import scene_edits
 from vlm.synthetic.cloth_edits import Work, may_print, may_recolour, print_garment, recolour_garment
 from vlm.synthetic.folder import keep_settings
+from vlm.synthetic.held_out import is_held_out
 from vlm.synthetic.masked_photo import MaskedPhoto, boxed, masked_photos, open_masked, photo_labels
 from vlm.synthetic.wording import describe_record
 
@@ -88,9 +89,21 @@ def _change_cloth(work: Work, rng: random.Random, noise: np.random.Generator) ->
     order = sorted(able, key=lambda index: rng.random() ** (1 / max(work.area(index), 1e-6) ** 0.5), reverse=True)
     for index in order[:num]:
         if may_print(work, index) and rng.random() < 0.42:
-            print_garment(work, index, rng, noise)
+            _print_what_may_be_seen(work, index, rng, noise)
         else:
             recolour_garment(work, index, rng, noise)
+
+
+def _print_what_may_be_seen(work: Work, index: int, rng: random.Random, noise: np.random.Generator) -> None:
+    """Print the garment, but nothing that is kept for tests; rarely it is left as it was."""
+    for _ in range(5):
+        printed = replace(work, objects=list(work.objects), done=list(work.done))
+        print_garment(printed, index, rng, noise)
+        item = printed.objects[index]
+        if not is_held_out(item.label, item.attributes):
+            work.pixels, work.objects, work.done = printed.pixels, printed.objects, printed.done
+            work.texts_hold = printed.texts_hold
+            return
 
 
 def _record(work: Work, original: Record, rng: random.Random) -> Record:

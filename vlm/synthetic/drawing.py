@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tasks.base import Provenance, Record
+from vlm.synthetic import choices
 from vlm.synthetic.accessories import draw_accessory
 from vlm.synthetic.background import draw_background
 from vlm.synthetic.bags import draw_bag
@@ -23,18 +24,20 @@ from vlm.synthetic.cut import Cut
 from vlm.synthetic.fabric import Fabric, make_fabric
 from vlm.synthetic.footwear import HEELED, draw_footwear
 from vlm.synthetic.ground_truth import label_objects, look
+from vlm.synthetic.held_out import is_held_out
 from vlm.synthetic.light import LIGHTS, Light
 from vlm.synthetic.paths import ellipse, outline, skia
 from vlm.synthetic.people import draw_person
 from vlm.synthetic.pieces import OTHER, Piece, Sketch
 from vlm.synthetic.render import Camera, MaskCanvas, paint_pieces
 from vlm.synthetic.tops import draw_cape, draw_upper, hem_level
-from vlm.synthetic.wardrobe_scene import Scene, draw_scene
+from vlm.synthetic.wardrobe_scene import Scene, Worn, draw_scene
 from vlm.synthetic.wording import describe_record
 
 __all__ = ["SOURCE", "Drawn", "draw", "record_id"]
 
 SOURCE = "wardrobe"
+_TRIES = 20
 _SHOES = frozenset({"boots", "sneakers", "sandals", "heels", "flats", "loafers", "lace-up shoes", "shoes"})
 
 
@@ -59,15 +62,23 @@ def record_id(seed: int, index: int) -> str:
     return f"{SOURCE}-{seed}-{index:06d}"
 
 
-def draw(seed: int, index: int, *, size: int = 256, cell: Mapping[str, str | int] | None = None) -> Drawn:
+def draw(
+    seed: int,
+    index: int,
+    *,
+    size: int = 256,
+    cell: Mapping[str, str | int] | None = None,
+    held_out: bool = False,
+) -> Drawn:
     """The picture with this seed and index; always the same one.
 
     Args:
         size: pixels of the longer side; the picture is upright, 3:4 to 9:16.
         cell: what to force, see `wardrobe_scene.draw_scene`.
+        held_out: whether it may show combinations that are kept for tests (`vlm.synthetic.held_out`).
 
     Raises:
-        ValueError: a cell that cannot be drawn, or a size below 64.
+        ValueError: a cell that cannot be drawn or is kept for tests, or a size below 64.
     """
     if size < 64:
         raise ValueError(f"size is {size}; expected at least 64 pixels, or nothing of a garment is seen")
@@ -77,8 +88,7 @@ def draw(seed: int, index: int, *, size: int = 256, cell: Mapping[str, str | int
         part: random.Random(f"{name}/{part}")
         for part in ("scene", "cloth", "body", "cut", "place", "camera", "words", "lens")
     }
-    scene = draw_scene(rngs["scene"], cell)
-    fabrics = {number: make_fabric(worn, rngs["cloth"]) for number, worn in enumerate(scene.garments, start=1)}
+    scene, fabrics = _dressed(rngs["scene"], rngs["cloth"], cell or {}, held_out)
     scene = replace(scene, garments=tuple(fabric.worn for fabric in fabrics.values()))
     heels = any(worn.label in HEELED for worn in scene.garments)
     pose = scene.pose
@@ -135,6 +145,37 @@ def draw(seed: int, index: int, *, size: int = 256, cell: Mapping[str, str | int
         provenance=provenance,
     )
     return Drawn(image=image, record=describe_record(record, rngs["words"]), id_mask=id_mask, scene=scene)
+
+
+def _dressed(
+    rng: random.Random, cloth: random.Random, cell: Mapping[str, str | int], held_out: bool
+) -> tuple[Scene, dict[int, Fabric]]:
+    """A scene and the cloth of its garments by number, from 1; of what training may see, unless `held_out`."""
+    for _ in range(_TRIES):
+        scene = draw_scene(rng, cell)
+        fabrics = [_cloth(worn, cloth, cell, held_out) for worn in scene.garments]
+        cut = {number: fabric for number, fabric in enumerate(fabrics, start=1) if fabric is not None}
+        if len(cut) == len(fabrics):
+            return scene, cut
+    raise ValueError(
+        f"{dict(cell)} is kept for tests; see configs/coverage/held_out.yaml, or allow it with held_out=True in data "
+        "that no training sees"
+    )
+
+
+def _cloth(worn: Worn, rng: random.Random, cell: Mapping[str, str | int], held_out: bool) -> Fabric | None:
+    """None where what the cell forces leaves only cloth that is kept for tests."""
+    for _ in range(_TRIES):
+        fabric = make_fabric(worn, rng)
+        # Which of its colours are seen is known only once it is drawn.
+        colours = (*fabric.worn.attributes["colour"], *fabric.names)
+        if held_out or not is_held_out(worn.label, {**fabric.worn.attributes, "colour": colours}):
+            return fabric
+        changed = {"colour": (choices.value(rng, worn.label, "colour"),)}
+        if "colour" in cell:
+            changed = {} if "pattern" in cell else {"pattern": ("solid",)}
+        worn = replace(worn, attributes={**worn.attributes, **changed})
+    return None
 
 
 def _draw_garment(cut: Cut) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tasks.base import ObjectLabel, Record
 from vlm.atomic import replacing, write_text
 from vlm.data.coverage import cells_from_plan
 from vlm.data.records import to_row
@@ -36,6 +37,8 @@ class _Shard:
     size: int
     plan: tuple[Cell, ...]
     split: str
+    held_out: bool
+    target_only: bool
 
 
 def write_wardrobe(
@@ -48,6 +51,8 @@ def write_wardrobe(
     plan: Sequence[Cell] | None = None,
     processes: int = 1,
     split: str = "train",
+    held_out: bool = False,
+    target_only: bool = False,
 ) -> int:
     """Draw `num` pictures: images/<id>.jpg and records-<shard>.jsonl, the project's own rows.
 
@@ -58,6 +63,9 @@ def write_wardrobe(
         start: index of the first picture.
         size: pixels of the longer side.
         plan: cells (see `wardrobe_scene.draw_scene`), taken in turn: picture i draws cell i modulo their number.
+        held_out: combinations that are kept for tests (`vlm.synthetic.held_out`) may be drawn.
+        target_only: the other garments keep their names and boxes only, so that what is asked is about the garment
+            of the plan's cell.
 
     Returns:
         The number of pictures that were drawn now.
@@ -71,9 +79,12 @@ def write_wardrobe(
         )
     if split not in ("train", "validation"):
         raise ValueError(f"split is {split!r}; use train or validation")
+    if held_out and split == "train":
+        raise ValueError("held_out pictures are for tests; write them with split='validation'")
     target = Path(folder)
     cells = tuple(dict(cell) for cell in plan or ())
     settings = {"seed": seed, "size": size, "plan": list(cells), "split": split}
+    settings |= {"held_out": held_out, "target_only": target_only}
     keep_settings(target / _SETTINGS, settings)
     (target / "images").mkdir(exist_ok=True)
     shards = [
@@ -86,6 +97,8 @@ def write_wardrobe(
             size=size,
             plan=cells,
             split=split,
+            held_out=held_out,
+            target_only=target_only,
         )
         for number in range(start // NUM_PER_SHARD, (start + num - 1) // NUM_PER_SHARD + 1)
     ]
@@ -110,14 +123,37 @@ def _write_shard(shard: _Shard) -> int:
         if record_id(shard.seed, index) in rows:
             continue
         cell = shard.plan[index % len(shard.plan)] if shard.plan else None
-        picture = draw(shard.seed, index, size=shard.size, cell=cell)
+        picture = draw(shard.seed, index, size=shard.size, cell=cell, held_out=shard.held_out)
+        record = replace(picture.record, split=shard.split)
+        if shard.target_only and cell is not None:
+            record = _about(record, cell)
         with replacing(folder / picture.record.image) as part:
             picture.image.save(part, "JPEG", quality=93)
-        rows[picture.record.id] = json.dumps(to_row(replace(picture.record, split=shard.split)), ensure_ascii=False)
+        rows[record.id] = json.dumps(to_row(record), ensure_ascii=False)
         drawn += 1
     if drawn:
         write_text(path, "".join(rows[name] + "\n" for name in sorted(rows)))
     return drawn
+
+
+def _about(record: Record, cell: Cell) -> Record:
+    """The record with attributes, phrases and questions of the cell's garment alone, and of it only where it shows
+    all that the cell asks for."""
+
+    def wanted(item: ObjectLabel) -> bool:
+        named = {name: value for name, value in cell.items() if name in item.attributes}
+        return item.label == cell.get("garment") and all(
+            value in item.attributes[name] for name, value in named.items()
+        )
+
+    objects = tuple(item if wanted(item) else replace(item, attributes={}, phrases=()) for item in record.objects)
+    name = str(cell.get("garment")) if any(map(wanted, record.objects)) else None
+    return replace(
+        record,
+        objects=objects,
+        captions=(),
+        qa=tuple(pair for pair in record.qa if name is not None and name in pair.question),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
