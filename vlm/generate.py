@@ -4,8 +4,8 @@ Images come in already encoded; rows of packed prompts share them. A prompt's re
 what else is in the batch: prompts only see their own image, and samplers have generators of their own.
 """
 
-# B rows, P slots (running sequences of a row), S prompt tokens of a row, T target tokens of a row,
-# K candidates kept per slot, V vocabulary, L locations
+# B rows, P slots (running sequences of a row), N running sequences, T target tokens of a row, D width, V vocabulary,
+# M memory tokens of a row
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vlm.choose import Candidate, Chooser
 from vlm.processor import pack
 from vlm.search import Hypothesis, Search
 from vlm.token_masks import Automaton, TokenMasks
@@ -32,12 +32,10 @@ MAX_PROMPTS = 64
 MAX_SCORED_ROWS = 8
 """Most rows of candidates that go through the vocabulary at a time."""
 
-LOCATION_WINDOW = 10
-"""A location's confidence is the probability of landing within this many bins of it. A thousand bins share
-the mass of one edge, and the model is trained on targets spread over several, so the probability of the
-exact bin says little; within +-10 bins is within 1 % of the image's side."""
-
 PADDING = -1
+
+Slot = tuple[int, int]
+"""A job and which of its beams."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,41 +147,87 @@ def generate(model: Any, masks: TokenMasks, features: Any, jobs: Sequence[Job]) 
     if not jobs:
         return []
     rows = _rows([job.image for job in jobs])
+    weights = model.step_weights()
     memory = _memory(
-        model, features, [jobs[row[0]].image for row in rows], [[jobs[i].prompt_ids for i in r] for r in rows]
+        model,
+        features,
+        [jobs[row[0]].image for row in rows],
+        [[jobs[i].prompt_ids for i in row] for row in rows],
+        weights.table_VD,
     )
-    device = memory.segments_BM.device
     searches = [Search(job.automaton, job.decoding, masks) for job in jobs]
-
     # A job's slots are neighbours: one, or its beams.
-    slots = [[(i, beam) for i in row for beam in range(jobs[i].decoding.num_beams)] for row in rows]
-    width = max(map(len, slots), default=0)
-    segments = torch.full((len(rows), width), PADDING)
-    for b, (row, row_slots) in enumerate(zip(rows, slots, strict=True)):
-        segments[b, : len(row_slots)] = torch.tensor([row.index(i) + 1 for i, _ in row_slots])
-    state = model.start_decode(memory, segments.to(device))
-    chooser = _Chooser(masks, device)
+    grid = [[(i, beam) for i in row for beam in range(jobs[i].decoding.num_beams)] for row in rows]
+    segments = _padded([[row.index(i) + 1 for i, _ in slots] for row, slots in zip(rows, grid, strict=True)], PADDING)
+    device = memory.segments_BM.device
+    state = model.start_decode(memory, segments.to(device), weights)
+    chooser = Chooser(masks, weights.table_VD)
     pad_id, bos_id = model.config.pad_token_id, model.config.decoder_start_token_id
     token_ids = torch.where(segments == PADDING, pad_id, bos_id)
-    while not all(search.done for search in searches):
-        logits_BPV = model.decode_step(token_ids.to(device), state)
-        running = [[searches[i].running(beam) for i, beam in row] for row in slots]
-        candidates = chooser(logits_BPV, running, [[searches[i] for i, _ in row] for row in slots])
-        token_ids = torch.full_like(token_ids, pad_id)
-        beam_index = torch.arange(width).repeat(len(rows), 1)
-        for b, row_slots in enumerate(slots):
-            first = 0
-            while first < len(row_slots):
-                search = searches[row_slots[first][0]]
-                count = search.decoding.num_beams
-                if not search.done:
-                    for beam, (parent, token) in enumerate(search.advance(candidates[b][first : first + count])):
-                        token_ids[b, first + beam] = token
-                        beam_index[b, first + beam] = first + parent
-                first += count
-        if bool((beam_index != torch.arange(width)).any()):  # moving the caches costs a copy
-            state.reorder(beam_index.to(device))
+    while grid:
+        hidden_BPD = model.decode_step(token_ids.to(device), state)
+        going = _advance(hidden_BPD, grid, searches, chooser)
+        before, grid = grid, _compact(grid, searches)
+        if grid:
+            token_ids = _move(state, before, grid, going, pad_id)
     return [_finish(search.result(), masks) for search in searches]
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def _advance(
+    hidden_BPD: Tensor, grid: Sequence[Sequence[Slot]], searches: Sequence[Search], chooser: Chooser
+) -> dict[int, list[tuple[int, int]]]:
+    """Choose the next tokens: for every job that ran (parent beam, token) of each beam that goes on."""
+    width = hidden_BPD.shape[1]
+    indices, jobs, running = [], [], []
+    for b, row in enumerate(grid):
+        for p, (job, beam) in enumerate(row):
+            hypothesis = searches[job].running(beam)
+            if hypothesis is not None:
+                indices.append(b * width + p)
+                jobs.append(job)
+                running.append((searches[job], hypothesis))
+    hidden_ND = hidden_BPD.flatten(0, 1)
+    candidates: dict[int, list[list[Candidate]]] = {}
+    chosen = chooser(hidden_ND if len(indices) == len(hidden_ND) else hidden_ND[indices], running)
+    for job, best in zip(jobs, chosen, strict=True):
+        candidates.setdefault(job, []).append(best)
+    return {job: searches[job].advance(best) for job, best in candidates.items()}
+
+
+def _compact(grid: list[list[Slot]], searches: Sequence[Search]) -> list[list[Slot]]:
+    """The grid without finished jobs; as it is where that would spare less than an eighth, as moving costs a copy."""
+    running = [[slot for slot in row if not searches[slot[0]].done] for row in grid]
+    running = [row for row in running if row]
+    if not running:
+        return []
+    area = len(running) * max(map(len, running))
+    return running if area <= 7 / 8 * len(grid) * max(map(len, grid)) else grid
+
+
+def _move(
+    state: Any,
+    before: Sequence[Sequence[Slot]],
+    after: Sequence[Sequence[Slot]],
+    going: dict[int, list[tuple[int, int]]],
+    pad_id: int,
+) -> Tensor:
+    """Bring the caches into the order of the grid `after`, and give the tokens that come next, B x P."""
+    places = {slot: (b, p) for b, row in enumerate(before) for p, slot in enumerate(row)}
+    tokens, parents = [], []
+    for row in after:
+        moves = [(beam, pad_id) if beam >= len(going.get(job, ())) else going[job][beam] for job, beam in row]
+        tokens.append([token for _, token in moves])
+        parents.append([places[job, parent][1] for (job, _), (parent, _) in zip(row, moves, strict=True)])
+    if after is not before or any(row != list(range(len(row))) for row in parents):
+        device = state.cross_mask.device
+        rows = torch.tensor([places[row[0]][0] for row in after], device=device)
+        state.select(rows, _padded(parents, 0).to(device))
+    return _padded(tokens, pad_id)
 
 
 @torch.inference_mode()
@@ -245,131 +289,17 @@ def _rows(images: Sequence[int]) -> list[list[int]]:
     ]
 
 
-def _memory(model: Any, features: Any, images: Sequence[int], prompts: Sequence[Sequence[Sequence[int]]]) -> Any:
+def _memory(
+    model: Any,
+    features: Any,
+    images: Sequence[int],
+    prompts: Sequence[Sequence[Sequence[int]]],
+    table_VD: Tensor | None = None,
+) -> Any:
     device = features.hidden_BID.device
     selected = features.select(torch.tensor(list(images), dtype=torch.long, device=device))
     packed = (part.to(device) for part in pack(prompts, model.config.pad_token_id))
-    return model.encode_prompts(selected, *packed)
-
-
-class _Chooser:
-    """Logits to each slot's best (or drawn) next tokens: (token, log-probability, confidence)."""
-
-    def __init__(self, masks: TokenMasks, device: torch.device) -> None:
-        self.masks = masks
-        self.location_ids_L = masks.location_ids.to(device)
-        self.location_bins_V = masks.location_bins.to(device)
-        self.free_V = torch.ones(masks.vocab_size, dtype=torch.bool)
-
-    def __call__(
-        self,
-        logits_BPV: Tensor,
-        running: Sequence[Sequence[Hypothesis | None]],
-        searches: Sequence[Sequence[Search]],
-    ) -> list[list[list[tuple[int, float, float]]]]:
-        _, width, vocabulary = logits_BPV.shape
-        device = logits_BPV.device
-        masked_BPV = logits_BPV
-        if any(h is not None and h.grammar is not None for row in running for h in row):
-            allowed = [[self._mask(h) for h in row] + [self.free_V] * (width - len(row)) for row in running]
-            allowed_BPV = torch.stack([torch.stack(row) for row in allowed]).to(device)
-            masked_BPV = logits_BPV.masked_fill(~allowed_BPV, -torch.inf)
-        # The log of the sum is all that a log-softmax needs: it is taken off only where something was chosen.
-        total_BP1 = masked_BPV.logsumexp(-1, keepdim=True)
-        beams = max(search.decoding.num_beams for row in searches for search in row)
-        # Twice the beams: even if every beam's best token is the end, as many go on.
-        best = 1 if beams == 1 else min(2 * beams, vocabulary)
-        ids_BPK = masked_BPV.argmax(-1, keepdim=True) if best == 1 else masked_BPV.topk(best, dim=-1).indices
-        self._locate(ids_BPK, masked_BPV, running, searches)
-        self._sample(ids_BPK, masked_BPV, running, searches)
-        chosen_BPK = masked_BPV.gather(-1, ids_BPK) - total_BP1
-        confidence_BPK = self._confidences(ids_BPK, chosen_BPK, masked_BPV, total_BP1)
-        parts = zip(ids_BPK.tolist(), chosen_BPK.tolist(), confidence_BPK.tolist(), strict=True)
-        return [[list(zip(*slot, strict=True)) for slot in zip(*row, strict=True)] for row in parts]
-
-    def _mask(self, hypothesis: Hypothesis | None) -> Tensor:
-        if hypothesis is None or hypothesis.grammar is None:
-            return self.free_V
-        return self.masks.mask(hypothesis.grammar)
-
-    def _confidences(self, ids_BPK: Tensor, chosen_BPK: Tensor, logits_BPV: Tensor, total_BP1: Tensor) -> Tensor:
-        bins_BPK = self.location_bins_V[ids_BPK]
-        if bool((bins_BPK < 0).all()):
-            return chosen_BPK
-        mass_BPL = (logits_BPV[..., self.location_ids_L] - total_BP1).exp()
-        mass = _mass_near(bins_BPK, mass_BPL, LOCATION_WINDOW).clamp(max=1.0)
-        # The difference of two sums can round below the bin's own probability.
-        windowed = torch.maximum(mass.log(), chosen_BPK)
-        return torch.where(bins_BPK < 0, chosen_BPK, windowed)
-
-    def _locate(
-        self,
-        ids_BPK: Tensor,
-        masked_BPV: Tensor,
-        running: Sequence[Sequence[Hypothesis | None]],
-        searches: Sequence[Sequence[Search]],
-    ) -> None:
-        """Put the location that greedy search takes first, where locations together outweigh every other token.
-
-        One edge's probability is spread over many bins, so that a plain argmax takes "none", or the end, however
-        unlikely, before any of them.
-        """
-        for b, (row, row_searches) in enumerate(zip(running, searches, strict=True)):
-            for p, (hypothesis, search) in enumerate(zip(row, row_searches, strict=True)):
-                window = search.decoding.location_window
-                if hypothesis is None or hypothesis.grammar is None or hypothesis.grammar.corner is None:
-                    continue
-                if window is None or search.decoding.num_beams > 1 or search.decoding.temperature > 0:
-                    continue
-                logits_V = masked_BPV[b, p]
-                logits_L = logits_V[self.location_ids_L]
-                together = logits_L.logsumexp(-1)
-                if hypothesis.grammar.corner == 0:  # inside a box nothing but locations may come
-                    others_V = logits_V.index_fill(0, self.location_ids_L, -torch.inf)
-                    if bool(others_V.max() >= together):
-                        ids_BPK[b, p, 0] = others_V.argmax()
-                        continue
-                bins_L = torch.arange(len(logits_L), device=logits_L.device)
-                within_L = _mass_near(bins_L, (logits_L - together).exp(), window).masked_fill(
-                    logits_L == -torch.inf, -1.0
-                )
-                # Of a plateau (few bins hold all there is) the middle, which is where the mass lies.
-                best = (within_L >= within_L.max() - 1e-6).nonzero()[:, 0]
-                ids_BPK[b, p, 0] = self.location_ids_L[best[len(best) // 2]]
-
-    @staticmethod
-    def _sample(
-        ids_BPK: Tensor,
-        masked_BPV: Tensor,
-        running: Sequence[Sequence[Hypothesis | None]],
-        searches: Sequence[Sequence[Search]],
-    ) -> None:
-        """Put a drawn token first in the slots that sample. One uniform number a draw, from the job's own
-        generator, so that neighbours in the batch change nothing."""
-        for b, (row, row_searches) in enumerate(zip(running, searches, strict=True)):
-            for p, (hypothesis, search) in enumerate(zip(row, row_searches, strict=True)):
-                if hypothesis is None or search.generator is None:
-                    continue
-                draw = float(torch.rand((), generator=search.generator, dtype=torch.float64))
-                probabilities, order = (
-                    (masked_BPV[b, p].double() / search.decoding.temperature)
-                    .softmax(-1)
-                    .sort(descending=True, stable=True)
-                )
-                cumulative = probabilities.cumsum(-1)
-                # The nucleus: every token that starts below top_p, so at least the first.
-                size = int((cumulative - probabilities < search.decoding.top_p).sum())
-                size = max(1, min(size, int((probabilities > 0).sum())))
-                index = int(torch.searchsorted(cumulative[:size], draw * cumulative[size - 1], right=True))
-                ids_BPK[b, p, 0] = order[min(index, size - 1)]
-
-
-def _mass_near(bins: Tensor, mass: Tensor, window: int) -> Tensor:
-    """What lies within `window` bins of each of `bins`; the last dimension of `mass` is the locations'."""
-    cumulative = F.pad(mass.cumsum(-1), (1, 0))
-    last = cumulative.shape[-1] - 1
-    low, high = (bins - window).clamp(0, last), (bins + window + 1).clamp(0, last)
-    return cumulative.gather(-1, high) - cumulative.gather(-1, low)
+    return model.encode_prompts(selected, *packed, table_VD=table_VD)
 
 
 def _finish(hypothesis: Hypothesis, masks: TokenMasks) -> Generated:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tasks.boxes import LOCATION as LOCATION_TEXT
 
-__all__ = ["LOCATION", "Automaton", "GrammarState", "TokenMasks"]
+__all__ = ["LOCATION", "Allowed", "Automaton", "GrammarState", "TokenMasks"]
 
 LOCATION = 256
 """The grammar's symbol for any location token; 0..255 are bytes."""
@@ -59,6 +59,21 @@ class GrammarState:
         """Smallest bin the next location may take: the second corner is not left of or above the first."""
         corner = self.corner
         return self.corners[corner - 2] if corner in (2, 3) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """What may be emitted in a state.
+
+    Attributes:
+        mask: V bool.
+        others: token ids that are no locations, in rising order; among them eos where the text may end.
+        locations: whether a location may come. All of them, or none: `TokenMasks.mask` leaves out swapped corners.
+    """
+
+    mask: Tensor
+    others: Tensor
+    locations: bool
 
 
 @dataclass(slots=True)
@@ -117,7 +132,8 @@ class TokenMasks:
         order = bins[bins >= 0].argsort()
         self.location_ids: Tensor = (bins >= 0).nonzero()[:, 0][order]
         """Token ids of the locations, by bin."""
-        self._masks: OrderedDict[Automaton, dict[int, Tensor]] = OrderedDict()
+        self._bins: list[int] = bins.tolist()  # an element of a list is read far faster than one of a tensor
+        self._allowed: OrderedDict[Automaton, dict[int, Allowed]] = OrderedDict()
 
     def _add(self, data: bytes, token_id: int) -> None:
         if not data:
@@ -130,21 +146,27 @@ class TokenMasks:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for; a location's are those of its name, a special token's none."""
-        location = int(self.location_bins[token_id])
+        location = self._bins[token_id]
         return f"<loc_{location}>".encode() if location >= 0 else self._bytes.get(token_id, b"")
 
     def allowed(self, automaton: Automaton, state: int) -> Tensor:
         """V bool: tokens all of whose bytes the automaton takes from `state`; eos where it may end."""
-        masks = self._masks.get(automaton)
-        if masks is None:
-            masks = self._masks[automaton] = {}
-            while len(self._masks) > _MAX_AUTOMATA:
-                self._masks.popitem(last=False)
+        return self.allowed_in(GrammarState(automaton, state)).mask
+
+    def allowed_in(self, state: GrammarState) -> Allowed:
+        """What the automaton allows, whatever box is being written; found once for a state of it, then kept."""
+        states = self._allowed.get(state.automaton)
+        if states is None:
+            states = self._allowed[state.automaton] = {}
+            while len(self._allowed) > _MAX_AUTOMATA:
+                self._allowed.popitem(last=False)
         else:
-            self._masks.move_to_end(automaton)
-        if state not in masks:
-            masks[state] = self._walk(automaton, state)
-        return masks[state]
+            self._allowed.move_to_end(state.automaton)
+        if state.state not in states:
+            mask = self._walk(state.automaton, state.state)
+            others = (mask & (self.location_bins < 0)).nonzero()[:, 0]
+            states[state.state] = Allowed(mask, others, state.automaton.step(state.state, LOCATION) is not None)
+        return states[state.state]
 
     def _walk(self, automaton: Automaton, state: int) -> Tensor:
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)
@@ -173,7 +195,7 @@ class TokenMasks:
             ValueError: the token is not allowed here.
         """
         after: int | None = state
-        if self.location_bins[token_id] >= 0:
+        if self._bins[token_id] >= 0:
             after = automaton.step(state, LOCATION)
         elif token_id not in self._bytes:
             after = None
@@ -198,7 +220,7 @@ class TokenMasks:
     def next_state(self, state: GrammarState, token_id: int) -> GrammarState:
         """State after a token that `mask` allows (not eos)."""
         after = self.advance(state.automaton, state.state, token_id)
-        location = int(self.location_bins[token_id])
+        location = self._bins[token_id]
         if location < 0:
             return GrammarState(state.automaton, after)
         corners = (*state.corners, location) if state.corner else (location,)

@@ -16,7 +16,7 @@ from tasks import TASKS
 from tasks.grammar import Choice, Literal, Repeat, Sequence, compile_grammar
 from vlm.api import VLM
 from vlm.families import Prompt
-from vlm.generate import LOCATION_WINDOW, Decoding, Generated, _Chooser, _decode_bytes
+from vlm.generate import Decoding, Generated, _decode_bytes
 from vlm.search import Search
 from vlm.token_masks import GrammarState, TokenMasks
 
@@ -81,6 +81,76 @@ def test_more_prompts_than_a_row_holds(tiny: VLM, photos: list[Image.Image], mon
     monkeypatch.setattr("vlm.generate.MAX_PROMPTS", 4)
     for first, second in zip(whole, run(tiny, photos, prompts), strict=True):
         assert_same(first, second)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_greedy_search_is_plain_greedy_search(tiny: VLM, photos: list[Image.Image], bound: bool) -> None:
+    """All prompts of all photos at once, with caches, few tokens scored and finished prompts leaving, against the
+    whole sequence anew for every token and the whole vocabulary."""
+    prompts = [prompt(i, *item, bound=bound, location_window=None) for i in range(len(photos)) for item in INPUTS]
+    features = tiny.family.encode_images(photos)
+    for wanted, said in zip(prompts, tiny.family.generate(features, prompts), strict=True):
+        token_ids, logprobs = plain_greedy(tiny, features, wanted)
+        assert said.token_ids == token_ids
+        assert said.logprobs == pytest.approx(logprobs, abs=1e-4)
+
+
+@torch.inference_mode()
+def plain_greedy(tiny: VLM, features: Any, wanted: Prompt) -> tuple[tuple[int, ...], list[float]]:
+    family: Any = tiny.family
+    model, masks = family.model, family.masks
+    ids = torch.tensor([family.processor.encode_prompt(wanted.text)])
+    memory = model.encode_prompts(
+        features.select(torch.tensor([wanted.image])), ids, torch.ones_like(ids), torch.arange(ids.shape[1])[None]
+    )
+    state = None if wanted.automaton is None else masks.start(wanted.automaton)
+    tokens, logprobs = [model.config.bos_token_id], []
+    while len(logprobs) < wanted.decoding.max_new_tokens and tokens[-1] != masks.eos_id:
+        inputs = torch.tensor([tokens])
+        hidden = model.decode(inputs, torch.ones_like(inputs), torch.arange(len(tokens))[None], memory)
+        logits = model.logits(hidden[0, -1])
+        if state is not None:
+            logits = logits.masked_fill(~masks.mask(state), -torch.inf)
+        best = logits.log_softmax(-1).max(0)
+        tokens.append(int(best.indices))
+        logprobs.append(float(best.values))
+        if state is not None and tokens[-1] != masks.eos_id:
+            state = masks.next_state(state, tokens[-1])
+    return tuple(tokens[1:]), logprobs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_beams": 3}, {"temperature": 1.0, "top_p": 0.9, "seed": 5}],
+    ids=["greedy", "beam", "sampling"],
+)
+def test_few_tokens_scored_are_as_the_whole_vocabulary_masked(
+    tiny: VLM, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
+) -> None:
+    prompts = [prompt(i, task, inputs, **options) for i in range(2) for task, inputs in INPUTS]
+    few = run(tiny, photos[:2], prompts)
+    monkeypatch.setattr("vlm.choose.FEW", -1)
+    for first, second in zip(few, run(tiny, photos[:2], prompts), strict=True):
+        assert_same(first, second)
+
+
+def test_finished_prompts_are_decoded_no_further(
+    tiny: VLM, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three prompts of two photos, each with a limit of its own, as rows x slots of every step."""
+    shapes: list[tuple[int, ...]] = []
+    model = tiny.family.model
+    real = model.decode_step
+
+    def watching(token_ids: torch.Tensor, state: Any) -> torch.Tensor:
+        shapes.append(tuple(token_ids.shape))
+        return real(token_ids, state)
+
+    monkeypatch.setattr(model, "decode_step", watching)
+    task, inputs = INPUTS[1]
+    limits = [(0, 2), (1, 6), (0, 4)]
+    run(tiny, photos[:2], [prompt(image, task, inputs, bound=False, max_new_tokens=n) for image, n in limits])
+    assert shapes == [(2, 2)] * 2 + [(2, 1)] * 2 + [(1, 1)] * 2
 
 
 def test_no_prompts(tiny: VLM, photos: list[Image.Image]) -> None:
@@ -277,18 +347,6 @@ def test_a_location_counts_its_neighbours_in(tiny: VLM, photos: list[Image.Image
         assert exact <= windowed <= 1e-6 if index >= 0 else windowed == exact
 
 
-@pytest.mark.parametrize("index", [0, 4, 500, 995, 999])
-def test_the_window_of_a_location(tiny: VLM, index: int) -> None:
-    masks = tiny.family.masks  # type: ignore[attr-defined]
-    logprobs = torch.randn(masks.vocab_size, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
-    chosen = masks.location_ids[index]
-    window = masks.location_ids[max(0, index - LOCATION_WINDOW) : index + LOCATION_WINDOW + 1]
-    found = _Chooser(masks, torch.device("cpu"))._confidences(
-        chosen.reshape(1, 1, 1), logprobs[chosen].reshape(1, 1, 1), logprobs[None, None], torch.zeros(1, 1, 1)
-    )
-    assert float(found) == pytest.approx(float(logprobs[window].logsumexp(0)), abs=1e-3)
-
-
 def test_spans_cover_the_text(tiny: VLM, photos: list[Image.Image]) -> None:
     for task, inputs in INPUTS:
         [said] = run(tiny, photos[:1], [prompt(0, task, inputs)])
@@ -327,26 +385,3 @@ def test_characters_over_several_tokens_and_cut_ones() -> None:
 def test_wrong_options(options: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Decoding(**{"max_new_tokens": 5, **options})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("window", "wanted"), [(None, "none"), (0, 700), (5, 302)])
-def test_locations_together_outweigh_a_single_token(tiny: VLM, window: int | None, wanted: str | int) -> None:
-    """ "none" beats every single bin, but not all of them; among them a hill beats a higher spike, with a window."""
-    masks: TokenMasks = tiny.family.masks  # type: ignore[attr-defined]
-    automaton = compile_grammar(TASKS["grounding"].grammar({"phrase": "the bag"}))
-    search = Search(automaton, Decoding(max_new_tokens=9, location_window=window), masks)
-    allowed = masks.mask(masks.start(automaton))
-    none = [i for i in allowed.nonzero()[:, 0].tolist() if masks.token_bytes(i).startswith(b"n")]
-    logits = torch.full((1, 1, masks.vocab_size), -20.0)
-    logits[0, 0, none] = 1.0
-    logits[0, 0, masks.location_ids[298:307]] = 0.0
-    logits[0, 0, masks.location_ids[700]] = 0.5
-    [[[(token, logprob, confidence), *_]]] = _Chooser(masks, torch.device("cpu"))(
-        logits, [[search.running(0)]], [[search]]
-    )
-    if isinstance(wanted, str):
-        assert token in none
-    else:
-        assert token == masks.location_ids[wanted]
-        assert logprob < confidence + 1e-6
-    assert logprob == pytest.approx(float(logits[0, 0].masked_fill(~allowed, -torch.inf).log_softmax(-1)[token]))

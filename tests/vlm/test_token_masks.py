@@ -73,6 +73,25 @@ def test_masks_are_cached(masks: TokenMasks) -> None:
     assert masks.allowed(automaton, automaton.start) is masks.allowed(automaton, automaton.start)
 
 
+def test_tokens_and_locations_make_the_mask(masks: TokenMasks) -> None:
+    automaton = compile_grammar(Choice((Literal("none"), Repeat(Sequence((Literal("coat"), BOX)), Literal(";")))))
+    rng = random.Random(1)
+    state = masks.start(automaton)
+    located = 0
+    for _ in range(20):
+        allowed = masks.allowed_in(state)
+        mask = torch.zeros(masks.vocab_size, dtype=torch.bool)
+        mask[allowed.others] = True
+        mask[masks.location_ids] |= allowed.locations
+        assert torch.equal(mask, allowed.mask)
+        located += allowed.locations
+        following = [t for t in masks.mask(state).nonzero()[:, 0].tolist() if t != masks.eos_id]
+        if not following:
+            break
+        state = masks.next_state(state, rng.choice(following))
+    assert located
+
+
 def test_free_text_has_no_special_tokens_and_is_valid_utf8(masks: TokenMasks, tiny_processor: OneLookProcessor) -> None:
     automaton = compile_grammar(FreeText())
     special = torch.tensor([i for t, i in tiny_processor.tokenizer.get_added_vocab().items() if t != "<eos>"])

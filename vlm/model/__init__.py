@@ -3,7 +3,8 @@
 from transformers import AutoConfig, AutoModel
 
 from vlm.model.configuration import OneLookConfig
-from vlm.model.modeling import DecodeState, ImageFeatures, Memory, OneLookModel, OneLookOutput
+from vlm.model.modeling import ImageFeatures, Memory, OneLookModel, OneLookOutput
+from vlm.model.stepping import DecodeState
 
 AutoConfig.register(OneLookConfig.model_type, OneLookConfig, exist_ok=True)
 AutoModel.register(OneLookConfig, OneLookModel, exist_ok=True)

@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from vlm.model.stepping import QueryKeyValue, SelfCache
 
 ROPE_BASE = 1000.0
 NUM_FREQUENCIES = 10
@@ -167,19 +171,6 @@ class JointLayer(nn.Module):
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class SelfCache:
-    """Keys and values of one decoder layer's targets so far: B x H x K x E each."""
-
-    def __init__(self) -> None:
-        self.key: Tensor | None = None
-        self.value: Tensor | None = None
-
-    def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        self.key = key if self.key is None else torch.cat([self.key, key], dim=2)
-        self.value = value if self.value is None else torch.cat([self.value, value], dim=2)
-        return self.key, self.value
-
-
 class DecoderLayer(nn.Module):
     """Pre-norm layer: over the target so far, over image and own prompt, MLP."""
 
@@ -212,18 +203,23 @@ class DecoderLayer(nn.Module):
     def step(
         self,
         x_BPD: Tensor,
-        cos_sin: tuple[Tensor, Tensor],
+        position: int,
+        project: QueryKeyValue,
         cross: tuple[Tensor, Tensor],
         cross_mask: Tensor,
         past: SelfCache,
     ) -> Tensor:
         """One new token in each of P slots: a slot is a sequence of its own in self-attention (over its
-        cache) and one query among the row's in cross-attention (over keys that the slots share)."""
-        batch, slots, width = x_BPD.shape
-        normed = self.self_norm(x_BPD).reshape(batch * slots, 1, width)
-        key, value = past.append(*self.self_attention.keys_values(normed, cos_sin))
-        attended = self.self_attention(normed, key, value, cos_sin)
-        return self._after_self_attention(x_BPD + attended.reshape(batch, slots, width), cross, cross_mask)
+        cache) and one query among the row's in cross-attention (over keys that the slots share).
+
+        Args:
+            project: made of this layer's self-attention.
+            cross_mask: True or 0 where a slot may look, False or -inf elsewhere.
+        """
+        query_NH1E, *key_value = project(self.self_norm(x_BPD).flatten(0, 1), position)
+        mixed_NH1E = F.scaled_dot_product_attention(query_NH1E, *past.append(*key_value))
+        x_BPD = x_BPD + self.self_attention.out(mixed_NH1E.reshape(x_BPD.shape))
+        return self._after_self_attention(x_BPD, cross, cross_mask)
 
     def _after_self_attention(self, x: Tensor, cross: tuple[Tensor, Tensor], cross_mask: Tensor | None) -> Tensor:
         x = x + self._drop(self.cross_attention(self.cross_norm(x), *cross, None, cross_mask))

@@ -40,3 +40,8 @@ def cross_mask(segments_BT: Tensor, memory_segments_BM: Tensor) -> Tensor:
     image_BM = memory_segments_BM == IMAGE
     valid_BM = memory_segments_BM != PADDING
     return ((own_BTM | image_BM[:, None, :]) & valid_BM[:, None, :])[:, None]
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `mask` is True and -inf elsewhere: what attention makes of a boolean mask in every call."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -torch.inf)

@@ -25,12 +25,12 @@ from vlm.model.layers import (
     DecoderLayer,
     JointLayer,
     Norm,
-    SelfCache,
     TokenEmbedding,
     fourier,
     rotary,
 )
-from vlm.model.masks import IMAGE, PADDING, causal_mask, cross_mask, prompt_mask
+from vlm.model.masks import IMAGE, PADDING, additive, causal_mask, cross_mask, prompt_mask
+from vlm.model.stepping import DecodeState, QueryKeyValue, SelfCache, StepWeights
 from vlm.model.tower import ConvTower
 
 IMAGE_SPAN = 16.0
@@ -77,25 +77,6 @@ class Memory:
 
     def select(self, rows: Tensor) -> Memory:
         return Memory(self.hidden_BMD[rows], self.segments_BM[rows])
-
-
-@dataclass
-class DecodeState:
-    """P running sequences a row, advanced in lockstep by `OneLookModel.decode_step`."""
-
-    segments_BP: Tensor
-    cross: list[tuple[Tensor, Tensor]]
-    cross_mask: Tensor
-    past: list[SelfCache]
-    position: int = 0
-
-    def reorder(self, beam_index_BP: Tensor) -> None:
-        """Slot p takes over the history of slot beam_index[b, p] (same row, same segment)."""
-        batch, slots = beam_index_BP.shape
-        flat = (beam_index_BP + torch.arange(batch, device=beam_index_BP.device)[:, None] * slots).flatten()
-        for cache in self.past:
-            if cache.key is not None and cache.value is not None:
-                cache.key, cache.value = cache.key[flat], cache.value[flat]
 
 
 @dataclass
@@ -235,7 +216,12 @@ class OneLookModel(PreTrainedModel):
     # -- prompts -------------------------------------------------------------------------------------
 
     def encode_prompts(
-        self, features: ImageFeatures, input_ids_BS: Tensor, segment_ids_BS: Tensor, position_ids_BS: Tensor
+        self,
+        features: ImageFeatures,
+        input_ids_BS: Tensor,
+        segment_ids_BS: Tensor,
+        position_ids_BS: Tensor,
+        table_VD: Tensor | None = None,
     ) -> Memory:
         """Prompts look at the image and at themselves.
 
@@ -243,8 +229,10 @@ class OneLookModel(PreTrainedModel):
             input_ids_BS: all prompts of each row, one after the other.
             segment_ids_BS: 1..P, -1 where padded.
             position_ids_BS: index of each token within its own prompt.
+            table_VD: the embedding, where it is at hand (`step_weights`).
         """
-        hidden = self.prompt_norm(F.embedding(input_ids_BS, self.tokens.table()).to(features.hidden_BID.dtype))
+        table_VD = self.tokens.table() if table_VD is None else table_VD
+        hidden = self.prompt_norm(F.embedding(input_ids_BS, table_VD).to(features.hidden_BID.dtype))
         cos_sin = rotary(position_ids_BS[..., None].expand(-1, -1, 2), self.config.head_dim)
         mask = prompt_mask(features.mask_BI, segment_ids_BS)
         for layer, image_keys_values in zip(self.joint_layers, features.joint, strict=True):
@@ -268,30 +256,36 @@ class OneLookModel(PreTrainedModel):
             hidden = layer(hidden, cos_sin, self_mask, cross, to_memory)
         return self.final_norm(hidden)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary scores in float32 for decoder states of any leading shape."""
-        return F.linear(hidden, self.tokens.table().to(hidden.dtype)).float()
+    def logits(self, hidden: Tensor, table_VD: Tensor | None = None) -> Tensor:
+        """Vocabulary scores in float32 for decoder states of any leading shape; `table_VD` as in `encode_prompts`."""
+        table_VD = self.tokens.table() if table_VD is None else table_VD
+        return F.linear(hidden, table_VD.to(hidden.dtype)).float()
 
-    def start_decode(self, memory: Memory, slot_segments_BP: Tensor) -> DecodeState:
+    def step_weights(self) -> StepWeights:
+        """For `start_decode`; to be made anew when the weights have changed."""
+        return StepWeights(
+            self.tokens.table().detach(), [QueryKeyValue(layer.self_attention) for layer in self.decoder_layers]
+        )
+
+    def start_decode(self, memory: Memory, slot_segments_BP: Tensor, weights: StepWeights | None = None) -> DecodeState:
         """Begin P sequences a row; slot p answers the prompt of segment slot_segments[b, p]."""
         cross = [layer.cross_attention.keys_values(memory.hidden_BMD) for layer in self.decoder_layers]
+        sees = cross_mask(slot_segments_BP, memory.segments_BM)
         return DecodeState(
-            segments_BP=slot_segments_BP,
+            weights=weights or self.step_weights(),
             cross=cross,
-            cross_mask=cross_mask(slot_segments_BP, memory.segments_BM),
+            cross_mask=additive(sees, cross[0][1].dtype),
             past=[SelfCache() for _ in self.decoder_layers],
         )
 
     def decode_step(self, token_ids_BP: Tensor, state: DecodeState) -> Tensor:
-        """Feed one token to every slot and advance; returns B x P x V float32 scores of the next token."""
-        dtype = state.cross[0][0].dtype
-        hidden = self.target_norm(F.embedding(token_ids_BP, self.tokens.table()).to(dtype))
-        position = torch.full((1, 1, 2), state.position, device=token_ids_BP.device)
-        cos_sin = rotary(position, self.config.head_dim)
-        for layer, cross, past in zip(self.decoder_layers, state.cross, state.past, strict=True):
-            hidden = layer.step(hidden, cos_sin, cross, state.cross_mask, past)
+        """Feed one token to every slot and advance; returns decoder states, B x P x D, ready for `logits`."""
+        hidden = self.target_norm(F.embedding(token_ids_BP, state.weights.table_VD))
+        layers = zip(self.decoder_layers, state.weights.projections, state.cross, state.past, strict=True)
+        for layer, project, cross, past in layers:
+            hidden = layer.step(hidden, state.position, project, cross, state.cross_mask, past)
         state.position += 1
-        return self.logits(self.final_norm(hidden))
+        return self.final_norm(hidden)
 
     # -- training ------------------------------------------------------------------------------------
 

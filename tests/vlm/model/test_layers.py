@@ -14,13 +14,13 @@ from vlm.model.layers import (
     GatedMLP,
     JointLayer,
     Norm,
-    SelfCache,
     TokenEmbedding,
     fourier,
     residual_linear,
     rotary,
     rotate,
 )
+from vlm.model.stepping import QueryKeyValue, SelfCache
 
 
 def test_norm_by_hand() -> None:
@@ -143,11 +143,8 @@ def test_a_decoder_layer_fed_step_by_step_is_the_layer_fed_at_once() -> None:
     memory = torch.randn(2, 4, 16)
     cross = layer.cross_attention.keys_values(memory)
     sees = torch.tensor([[[1, 1, 0, 1], [0, 1, 1, 0]], [[1, 0, 0, 0], [1, 1, 1, 1]]], dtype=torch.bool)[:, None]
-    past = SelfCache()
-    steps = []
-    for step in range(5):
-        at = rotary(torch.full((1, 1, 2), step), 8)
-        steps.append(layer.step(sequences[:, :, step], at, cross, sees, past))
+    project, past = QueryKeyValue(layer.self_attention), SelfCache()
+    steps = [layer.step(sequences[:, :, step], step, project, cross, sees, past) for step in range(5)]
     at = rotary(torch.arange(5)[None, :, None].expand(1, 5, 2), 8)
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
     for slot in range(2):

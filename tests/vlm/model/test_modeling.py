@@ -352,7 +352,8 @@ def test_steps_with_caches_are_teacher_forcing(
     tokens = torch.randint(20, 500, (2, 4, 6), generator=generator)
     tokens[:, :, 0] = tiny_model.config.bos_token_id
     state = tiny_model.start_decode(memory, slots)
-    steps = torch.stack([tiny_model.decode_step(tokens[:, :, step], state) for step in range(6)], dim=2)
+    states = torch.stack([tiny_model.decode_step(tokens[:, :, step], state) for step in range(6)], dim=2)
+    steps = tiny_model.logits(states)
     for b in range(2):
         for slot in range(4):
             if slots[b, slot] > 0:
@@ -365,7 +366,7 @@ def test_steps_with_caches_are_teacher_forcing(
 def test_a_slot_takes_over_the_history_of_another(
     tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
 ) -> None:
-    """As beams do: after `reorder` the next scores are those of the inherited history."""
+    """As beams do: after `select` the next scores are those of the inherited history."""
     memory, slots = slots_of_two_rows(tiny_model, tiny_processor, photos)
     generator = torch.Generator().manual_seed(1)
     parents = torch.tensor([[1, 1, 0, 3], [0, 2, 1, 3]])  # within the first prompt's slots of each row
@@ -373,17 +374,35 @@ def test_a_slot_takes_over_the_history_of_another(
     histories = torch.full((2, 4, 1), tiny_model.config.bos_token_id)
     state = tiny_model.start_decode(memory, slots)
     for step in range(5):
-        logits = tiny_model.decode_step(histories[:, :, -1], state)
+        logits = tiny_model.logits(tiny_model.decode_step(histories[:, :, -1], state))
         for b in range(2):
             for slot in range(4):
                 if slots[b, slot] > 0:
                     expected = teacher_forced(tiny_model, memory, b, int(slots[b, slot]), histories[b, slot])
                     assert_same([logits[b, slot]], [expected[-1]])
         if step in (1, 3):
-            state.reorder(parents)
+            state.select(torch.arange(2), parents)
             histories = histories.gather(1, parents[..., None].expand(-1, -1, histories.shape[2]))
         new = torch.randint(20, 500, (2, 4, 1), generator=generator)
         histories = torch.cat([histories, new], dim=2)
+
+
+@torch.no_grad()
+def test_rows_and_slots_go_and_the_others_go_on(
+    tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: Sequence[Image.Image]
+) -> None:
+    memory, slots = slots_of_two_rows(tiny_model, tiny_processor, photos)
+    tokens = torch.randint(20, 500, (2, 4, 5), generator=torch.Generator().manual_seed(2))
+    state = tiny_model.start_decode(memory, slots)
+    for step in range(3):
+        tiny_model.decode_step(tokens[:, :, step], state)
+    state.select(torch.tensor([1]), torch.tensor([[2, 0]]))
+    tokens = tokens[1:, [2, 0]]
+    for step in (3, 4):
+        logits = tiny_model.logits(tiny_model.decode_step(tokens[:, :, step], state))
+    for slot in range(2):
+        expected = teacher_forced(tiny_model, memory, 1, 1, tokens[0, slot])
+        assert_same([logits[0, slot]], [expected[-1]])
 
 
 def slots_of_two_rows(

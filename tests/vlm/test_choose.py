@@ -1,0 +1,49 @@
+"""The next token: locations stand together, and each counts its neighbours in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tasks import TASKS
+from tasks.grammar import compile_grammar
+from vlm.api import VLM
+from vlm.choose import LOCATION_WINDOW, Chooser, _Scores
+from vlm.generate import Decoding
+from vlm.search import Search
+from vlm.token_masks import TokenMasks
+
+
+@pytest.mark.parametrize("index", [0, 4, 500, 995, 999])
+def test_the_window_of_a_location(tiny: VLM, index: int) -> None:
+    masks = tiny.family.masks  # type: ignore[attr-defined]
+    logprobs = torch.randn(masks.vocab_size, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
+    chosen = masks.location_ids[index]
+    window = masks.location_ids[max(0, index - LOCATION_WINDOW) : index + LOCATION_WINDOW + 1]
+    chooser = Chooser(masks, torch.empty(masks.vocab_size, 1))
+    scores = _Scores(logprobs[None], None, masks.location_ids)
+    found = chooser._confidences(chosen.reshape(1, 1), logprobs[chosen].reshape(1, 1), scores, torch.zeros(1, 1))
+    assert float(found) == pytest.approx(float(logprobs[window].logsumexp(0)), abs=1e-3)
+
+
+@pytest.mark.parametrize(("window", "wanted"), [(None, "none"), (0, 700), (5, 302)])
+def test_locations_together_outweigh_a_single_token(tiny: VLM, window: int | None, wanted: str | int) -> None:
+    """ "none" beats every single bin, but not all of them; among them a hill beats a higher spike, with a window."""
+    masks: TokenMasks = tiny.family.masks  # type: ignore[attr-defined]
+    automaton = compile_grammar(TASKS["grounding"].grammar({"phrase": "the bag"}))
+    search = Search(automaton, Decoding(max_new_tokens=9, location_window=window), masks)
+    allowed = masks.mask(masks.start(automaton))
+    none = [i for i in allowed.nonzero()[:, 0].tolist() if masks.token_bytes(i).startswith(b"n")]
+    logits = torch.full((masks.vocab_size,), -20.0)
+    logits[none] = 1.0
+    logits[masks.location_ids[298:307]] = 0.0
+    logits[masks.location_ids[700]] = 0.5
+    [hypothesis] = search.beams
+    # A state and an embedding of width 1, whose product the logits are.
+    [[(token, logprob, confidence)]] = Chooser(masks, logits[:, None])(torch.ones(1, 1), [(search, hypothesis)])
+    if isinstance(wanted, str):
+        assert token in none
+    else:
+        assert token == masks.location_ids[wanted]
+        assert logprob < confidence + 1e-6
+    assert logprob == pytest.approx(float(logits.masked_fill(~allowed, -torch.inf).log_softmax(-1)[token]))
