@@ -308,35 +308,53 @@ def _images_seen(run: Mapping[str, Any]) -> int:
 
 def _data(results: Mapping[str, Any]) -> str:
     measured = results["config"]["sources"]
-    readers: dict[str, str] = {}
-    weights: dict[str, float] = {}
     runs = [run for run in _runs(results.get("training") or {}) if (run.get("data") or {}).get("sources")]
-    for run in runs:
-        sources = run["data"]["sources"]
-        total = sum(float(row.get("weight", 1.0)) for row in sources.values())
-        for source, row in sources.items():
-            name = _set_name(source, row)
-            readers[name] = row.get("reader", source)
-            drawn = _images_seen(run) * float(row.get("weight", 1.0)) / total
-            weights[name] = weights.get(name, 0.0) + drawn
+    shares = [share for run in runs for share in _shares(run)]
     if not runs:
-        readers = {_set_name(source, row): row.get("reader", source) for source, row in measured.items()}
-        weights = dict.fromkeys(readers, 0.0)
+        shares = [(_set_name(source, row), row, 0.0) for source, row in measured.items()]
+    readers = {name: row.get("reader", name) for name, row, _ in shares}
+    seen = {name: sum(images for other, _, images in shares if other == name) for name in readers}
     counts = {_set_name(source, row): results.get("data", {}).get(source, {}) for source, row in measured.items()}
     rows = []
     for name, reader in readers.items():
         title, licence = SOURCES.get(name) or SOURCES.get(reader, UNKNOWN_SOURCE)
         num = counts.get(name, {})
-        share = f"{weights[name] / sum(weights.values()):.0%}" if sum(weights.values()) else "-"
-        rows.append((name, title, licence, _count(num.get("train")), share, _count(num.get("validation"))))
+        share = f"{seen[name] / sum(seen.values()):.0%}" if sum(seen.values()) else "-"
+        parts = [(row, images) for other, row, images in shares if other == name]
+        rows.append((name, title, licence, _training_photos(parts, num), share, _count(num.get("validation"))))
     return _table(("source", "what", "licence", "training photos", "share drawn", "validation photos"), rows)
+
+
+def _shares(run: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], float]]:
+    """(name, configuration, images seen) of every source of a run."""
+    sources = run["data"]["sources"]
+    total = sum(float(row.get("weight", 1.0)) for row in sources.values())
+    return [
+        (_set_name(source, row), row, _images_seen(run) * float(row.get("weight", 1.0)) / total)
+        for source, row in sources.items()
+    ]
+
+
+def _training_photos(parts: Sequence[tuple[Mapping[str, Any], float]], num: Mapping[str, int]) -> str:
+    """How many there are in files, and how many different ones were drawn while training (reader wardrobe)."""
+    drawn: dict[tuple[Any, ...], int] = {}
+    in_files = not parts
+    for row, images in parts:
+        if row.get("reader") != "wardrobe":
+            in_files = True
+            continue
+        # Each run takes them in order, from the first: another with the same settings sees the same ones.
+        which = (row["seed"], row["size"], row.get("plan"))
+        drawn[which] = max(drawn.get(which, 0), min(int(row["num"]), round(images)))
+    texts = [_count(num.get("train"))] if in_files else []
+    return ", and ".join([*texts, *([f"{sum(drawn.values()):,} drawn in training"] if drawn else [])])
 
 
 def _set_name(source: str, row: Mapping[str, Any]) -> str:
     """What a source is a part of: a reader may stand under several names with other shares, but of our own records
     each name is another set."""
     reader = str(row.get("reader", source))
-    return source if reader == "jsonl" else reader
+    return source if reader in ("jsonl", "shards") else reader
 
 
 def _count(number: int | None) -> str:

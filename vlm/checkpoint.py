@@ -1,15 +1,19 @@
 """Training checkpoints: written whole or not at all, the newest kept, resumed from one integer.
 
-A checkpoint is a folder `step_00000500` with `model.safetensors` and `state.pt` (optimizer, weight average,
-step). It is written under a temporary name and renamed, so a kill in mid-save loses nothing.
+A checkpoint is a folder `step_00000500` with `model.safetensors`, `state.pt` (optimizer, weight average, step) and
+the checksums of both. It is written under a temporary name and renamed, so a kill or a full disk in mid-save loses
+nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,11 +21,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["DamagedCheckpointError", "list_checkpoints", "load_checkpoint", "load_newest", "save_checkpoint", "step_of"]
+from vlm.atomic import write_text
+
+__all__ = [
+    "Best",
+    "DamagedCheckpointError",
+    "list_checkpoints",
+    "load_checkpoint",
+    "load_newest",
+    "save_checkpoint",
+    "step_of",
+]
 
 _NAME = re.compile(r"step_(\d{8})")
+_CHECKSUMS = "checksums.json"
 _DAMAGE = (OSError, EOFError, RuntimeError, SafetensorError, UnpicklingError)
 """What the two loaders raise on files that are missing, cut off or overwritten."""
 
@@ -48,7 +63,7 @@ def step_of(path: Path) -> int:
 def save_checkpoint(
     folder: str | Path,
     step: int,
-    model: nn.Module,
+    weights: Mapping[str, Tensor],
     state: dict[str, Any],
     *,
     keep: int,
@@ -62,11 +77,16 @@ def save_checkpoint(
     for unfinished in folder.glob(".step_*.tmp"):
         shutil.rmtree(unfinished)
     temporary.mkdir()
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, temporary / "model.safetensors")
-    torch.save({**state, "step": step}, temporary / "state.pt")
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
+    try:
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary / "model.safetensors")
+        torch.save({**state, "step": step}, temporary / "state.pt")
+        sums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
+        write_text(temporary / _CHECKSUMS, json.dumps(sums, indent=1) + "\n")
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint only takes room, on a disk that may be full
     # One of a later step is damaged, or the run would have gone on from it: it must not push this one out.
     so_far = [path for path in list_checkpoints(folder) if step_of(path) <= step]
     for old in so_far[:-keep]:
@@ -83,6 +103,7 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
         ValueError: it is of another model.
     """
     path = Path(path)
+    _check_whole(path)
     try:
         weights = load_file(path / "model.safetensors")
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
@@ -123,6 +144,58 @@ def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
             f"none of the {len(found)} checkpoints in {folder} can be read; use another output_dir, or --restart"
         )
     return None
+
+
+def _checksum(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_whole(path: Path) -> None:
+    """Compare the files with their checksums; checkpoints of version 0.1 have none.
+
+    Raises:
+        DamagedCheckpointError: a file is missing or another than was written.
+    """
+    try:
+        sums = json.loads((path / _CHECKSUMS).read_text(encoding="utf-8"))
+        changed = [name for name, expected in sums.items() if _checksum(path / name) != expected]
+    except FileNotFoundError as error:
+        if Path(str(error.filename)).name == _CHECKSUMS:
+            return
+        raise DamagedCheckpointError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
+    if changed:
+        raise DamagedCheckpointError(
+            f"{path} is not a whole checkpoint: {', '.join(changed)} has another checksum than when it was written"
+        )
+
+
+class Best:
+    """Which checkpoint had the highest value of a metric so far; told in best.json beside the checkpoints.
+
+    Attributes:
+        step: of that checkpoint; None before there is one.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.file = Path(folder) / "best.json"
+        found = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else {}
+        self.step: int | None = found.get("step")
+        self.metric: str | None = found.get("metric")
+        self.value = float(found.get("value", "-inf"))
+
+    def take(self, step: int, metric: str, value: float) -> bool:
+        """Whether `step` is the best; of a metric that was not asked for before, the first is."""
+        if metric == self.metric and not value > self.value:
+            return False
+        self.step, self.metric, self.value = step, metric, value
+        write_text(self.file, json.dumps({"step": step, "metric": metric, "value": value}) + "\n")
+        return True
 
 
 def _first_line(error: Exception) -> str:

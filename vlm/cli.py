@@ -40,9 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["train"]:
             # Its options are the fields of the config, so that jsonargparse reads them.
+            from vlm.launch import launch_train, split_arguments
+
+            launch, arguments = split_arguments(arguments[1:])
+            if launch.launch is not None:
+                return launch_train(launch, arguments)
             from vlm.train import main as train
 
-            return train(arguments[1:]) or OK
+            return train(arguments) or OK
         args = parse_args(arguments)
         status: int = args.run(args)
         sys.stdout.flush()
@@ -95,9 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--checkpoint", metavar="DIR", help="a checkpoint directory or Hub id (default: embedded)")
             sub.add_argument("--device", help="for example cpu or cuda:1 (default: the GPU where there is one)")
             if draw:
-                sub.add_argument(
-                    "--draw", metavar="OUT", help="draw the boxes: out.png, or a folder where there are several photos"
-                )
+                sub.add_argument("--draw", metavar="OUT", help="draw the boxes: out.png, or a folder for many photos")
         return sub
 
     def on_records(sub: argparse.ArgumentParser) -> None:
@@ -108,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     describe = command("describe", _describe, "describe the whole outfit, garment by garment", photos=True, draw=True)
     describe.add_argument("--detail", choices=("brief", "detailed"), default="brief", help="default: %(default)s")
     describe.add_argument(
-        "--min-score", type=float, default=0.0, metavar="P", help="leave out garments less sure than this (default: 0)"
+        "--min-score", type=float, default=0.0, metavar="P", help="leave out garments less sure than P"
     )
     ask = command("ask", _ask, "answer a question about photos", photos=True)
     ask.add_argument("question", metavar="QUESTION", help='for example "what colour are the boots?"')
@@ -124,7 +127,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser(
         "train",
-        help="train a model: vlm train CONFIG.yaml [--field.name=value ...]",
+        help="train a model: vlm train CONFIG.yaml [--field.name=value ...] [--launch multi_gpu --num-processes 8]",
         add_help=False,  # `vlm train --help` lists the config's fields
     )
     evaluate = command("eval", _evaluate, "measure a checkpoint with the task metrics")
@@ -144,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a directory (default: embedded)")
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
-    data = commands.add_parser("data", help="check or look at training records").add_subparsers(
+    data = commands.add_parser("data", help="check, look at, count or pack training records").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
     check = data.add_parser("check", help="name every broken row of a record file, with the fix")
@@ -156,14 +159,18 @@ def build_parser() -> argparse.ArgumentParser:
     preview.add_argument("--num", type=int, default=12, metavar="N", help="how many records (default: %(default)s)")
     preview.set_defaults(run=_data_preview)
     coverage = data.add_parser("coverage", help="tell which declared cells (garment x colour, ...) the records fill")
-    coverage.add_argument(
-        "paths", nargs="+", metavar="PATH", help="record files or folders, or ccp, clothing, products"
-    )
+    coverage.add_argument("paths", nargs="+", metavar="PATH", help="record files, folders, or ccp, clothing, products")
     coverage.add_argument("--grid", metavar="YAML", help="the cells that count (default: configs/coverage/outfit.yaml)")
     coverage.add_argument("--plot", metavar="PNG", help="draw heat maps of the cells")
     coverage.add_argument("--plan", metavar="JSONL", help="write the cells that lack examples, for drawing them")
     coverage.add_argument("--json", action="store_true", help="print one JSON object")
     coverage.set_defaults(run=_data_coverage)
+    shards = data.add_parser("shards", help="pack records and their photos into a few large files")
+    shards.add_argument("path", metavar="PATH", help="a JSONL or Parquet file, or a folder of them")
+    shards.add_argument("output", metavar="OUT", help="a new folder")
+    shards.add_argument("--format", choices=("parquet", "webdataset"), default="parquet", help="default: %(default)s")
+    shards.add_argument("--shard-size", type=float, default=256, metavar="MB", help="at most (default: %(default)s)")
+    shards.set_defaults(run=_data_shards)
     return parser
 
 
@@ -385,6 +392,14 @@ def _data_coverage(args: argparse.Namespace) -> int:
     report = main_coverage(args.paths, args.grid, plot_to=args.plot, plan_to=args.plan, show=not args.json)
     if args.json:
         _print_json(report.to_dict())
+    return OK
+
+
+def _data_shards(args: argparse.Namespace) -> int:
+    from vlm.data.shards import write_shards
+
+    for file in write_shards(args.path, args.output, format=args.format, shard_size=args.shard_size):
+        print(file)
     return OK
 
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from tasks import TASKS
 from tasks.readers import READERS
 
+_OF_OUR_OWN = ("shards", "wardrobe")
+"""Readers that need more than `tasks` does: see `vlm.data.shards` and `vlm.data.drawn`."""
+_DRAWN = {"num": 100_000, "seed": 0, "size": 256}
+"""Fields of a source that is drawn, where they are not given."""
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -25,7 +30,8 @@ class SourceConfig:
     """One source of records."""
 
     reader: str
-    """Name in tasks.readers.READERS: ccp, clothing, products or jsonl."""
+    """Where the records come from: ccp, clothing, products (public data sets), jsonl (own records, JSONL or Parquet),
+    shards (what `vlm data shards` packed), or wardrobe: drawn while the run goes on."""
     weight: float = 1.0
     """Share of the positions that draw from this source, relative to the others."""
     path: str | None = None
@@ -35,10 +41,46 @@ class SourceConfig:
     boxes: bool | None = None
     """True: only records in which some garment has a box; False: only the others; None: all. A reader may be named
     twice, so that few boxed photos can be drawn more often than many without."""
+    num: int | None = None
+    """Of the reader wardrobe: different pictures, before they come again; 100000 if not given."""
+    seed: int | None = None
+    """Of the reader wardrobe: which pictures; 0 if not given. The seed of the run does not change them."""
+    size: int | None = None
+    """Of the reader wardrobe: pixels of the longer side; 256 if not given."""
+    plan: str | None = None
+    """Of the reader wardrobe: what to draw in turn, a file that `vlm data coverage PATH --plan` wrote."""
 
     def __post_init__(self) -> None:
-        _require(self.reader in READERS, f"unknown reader {self.reader!r}; known: {', '.join(READERS)}")
+        known = (*READERS, *_OF_OUR_OWN)
+        _require(self.reader in known, f"unknown reader {self.reader!r}; known: {', '.join(known)}")
         _require(self.weight >= 0, f"source {self.reader}: weight is {self.weight}; expected 0 or more")
+        _require(
+            self.reader != "shards" or self.path is not None,
+            "source shards: path is missing; name the folder that `vlm data shards` wrote",
+        )
+        if self.reader == "wardrobe":
+            self._check_drawn()
+            return
+        given = [name for name in (*_DRAWN, "plan") if getattr(self, name) is not None]
+        _require(
+            not given, f"source {self.reader}: {', '.join(given)} can be set for the reader wardrobe only; drop them"
+        )
+
+    def _check_drawn(self) -> None:
+        for name, default in _DRAWN.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        for name, least in (("num", 1), ("size", 64)):
+            value = getattr(self, name)
+            _require(value >= least, f"source wardrobe: {name} is {value}; expected at least {least}")
+        for name in ("path", "boxes"):
+            value = getattr(self, name)
+            _require(value is None, f"source wardrobe: {name} is {value!r}, but its pictures are drawn; drop it")
+        _require(
+            self.split == "train",
+            f"source wardrobe: split is {self.split!r}, but it is drawn for training only; write such pictures with "
+            "`python -m vlm.synthetic.wardrobe FOLDER --split validation` and use the reader jsonl",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +253,11 @@ class TrainConfig:
     """Steps between checkpoints; 0 for only the last."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
+    keep_best: str | None = None
+    """A measure of the validation, such as validation/ccp/presence/micro_F1: the checkpoint with its highest value is
+    kept beside the newest ones, and checkpoints/best.json names it. Null for none."""
+    max_skipped_steps: int = 5
+    """Steps in a row that are left out where their gradient is not finite; one more ends the run."""
     tensorboard: bool = True
     """Write TensorBoard logs through Accelerate."""
     tokenizer: str | None = None
@@ -232,8 +279,12 @@ class TrainConfig:
             _require(factor >= 0, f"task_loss_weights.{name} is {factor}; expected 0 or more")
         for name in ("log_every", "eval_records", "keep_checkpoints"):
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("eval_every", "save_every"):
+        for name in ("eval_every", "save_every", "max_skipped_steps"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        _require(
+            self.keep_best is None or self.eval_every > 0,
+            f"keep_best is {self.keep_best!r}, but eval_every is 0: nothing is measured; set eval_every",
+        )
 
     def stage_of(self, position: int) -> StageConfig:
         """The stage that the sample at `position` (from 0) belongs to."""

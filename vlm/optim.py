@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -51,16 +51,28 @@ def decay_start(num_steps: int, config: OptimConfig) -> int:
     return round(num_steps * (1 - config.decay_fraction))
 
 
+def _all_of_it(_: str, value: Tensor) -> Tensor:
+    return value
+
+
 class WeightAverage:
     """Exponential moving average of the trained weights, in float32.
 
     The decay grows from 0.1 with the number of updates, so that the average is useful early.
+
+    Args:
+        model: whose weights are averaged.
+        decay: of the average, once there are many updates.
+        local: what this process holds of a weight, where they are split over processes (see `vlm.engines`).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float, local: Callable[[nn.Parameter], Tensor] = nn.Parameter.detach
+    ) -> None:
         self.decay = decay
+        self.local = local
         self.num_updates = 0
-        self.shadow = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.shadow = {name: local(p).float().clone() for name, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -69,18 +81,24 @@ class WeightAverage:
         shadows, values = [], []
         for name, parameter in model.named_parameters():
             shadows.append(self.shadow[name])
-            values.append(parameter.detach().float())
+            values.append(self.local(parameter).float())
         torch._foreach_lerp_(shadows, values, 1 - decay)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
-        return {"num_updates": self.num_updates, **{f"shadow.{name}": value for name, value in self.shadow.items()}}
+    def state_dict(self, whole: Callable[[str, Tensor], Tensor] = _all_of_it) -> dict[str, Tensor | int]:
+        """`whole` puts a weight's average together from what the processes hold."""
+        shadows = {f"shadow.{name}": whole(name, value) for name, value in self.shadow.items()}
+        return {"num_updates": self.num_updates, **shadows}
 
-    def load_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Tensor | int], part: Callable[[str, Tensor], Tensor] = _all_of_it
+    ) -> None:
+        """`part` takes from a weight's average what this process holds."""
         self.num_updates = int(state["num_updates"])
         for name in self.shadow:
-            self.shadow[name].copy_(state[f"shadow.{name}"])  # type: ignore[arg-type]
+            self.shadow[name].copy_(part(name, state[f"shadow.{name}"]))  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
+    def copy_to(self, model: nn.Module, whole: Callable[[str, Tensor], Tensor] = _all_of_it) -> None:
+        """Into a model that holds all of its weights."""
         for name, parameter in model.named_parameters():
-            parameter.copy_(self.shadow[name].to(parameter.dtype))
+            parameter.copy_(whole(name, self.shadow[name]).to(parameter.dtype))

@@ -6,21 +6,20 @@ processes; the samples of a step are a pure function of (seed, step), so that a 
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jsonargparse import ArgumentParser
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,23 +27,25 @@ from torch.utils.data import DataLoader
 from tasks import TASKS
 from vlm.api import VLM
 from vlm.atomic import write_text
+from vlm.batches import num_prompts, record_names, to_device
 from vlm.build import build_model, build_processor
-from vlm.checkpoint import load_newest, save_checkpoint
+from vlm.checkpoint import Best, load_newest, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator, generator
 from vlm.data.positions import Positions
 from vlm.data.sources import read_sources, validation_records
+from vlm.engines import make_accelerator, make_engine
 from vlm.evaluate import quick_validation
+from vlm.launch import PREEMPTED
 from vlm.model import OneLookModel
-from vlm.optim import WeightAverage, decay_start, learning_rate, load_optimizer_state, make_optimizer
+from vlm.optim import WeightAverage, decay_start, learning_rate, make_optimizer
+from vlm.peers import Peers, ProcessError
 from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor
+from vlm.run_folder import as_yaml, earlier_runs, move_aside
 from vlm.run_log import RunLog, Throughput, no_other_bars
 
 __all__ = ["Trainer", "main", "parse_config"]
-
-_OF_A_RUN = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "tokenizer", "train.yaml")
-"""What a run leaves in its output_dir."""
 
 
 def parse_config(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
@@ -83,13 +84,12 @@ class Trainer:
     def __init__(self, config: TrainConfig, *, resume: bool = True) -> None:
         self.config = config
         self.output = Path(config.output_dir)
-        self.accelerator = Accelerator(
+        precision = best_precision(cpu=config.cpu) if config.mixed_precision == "auto" else config.mixed_precision
+        self.accelerator = make_accelerator(
             cpu=config.cpu,
-            mixed_precision=best_precision(cpu=config.cpu)
-            if config.mixed_precision == "auto"
-            else config.mixed_precision,
+            mixed_precision=precision,
+            project_dir=self.output,
             log_with="tensorboard" if config.tensorboard else None,
-            project_dir=str(self.output),
         )
         world = self.accelerator.num_processes
         if config.batch_size % world:
@@ -98,55 +98,75 @@ class Trainer:
             )
         per_process = config.batch_size // world
         self.micro = min(config.micro_batch_size or per_process, per_process)
-        self.records = read_sources(config.data)
+        self.pictures = read_sources(config.data)
         self.validation_records = validation_records(config) if config.eval_every else {}
         model = build_model(config)
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
                 if not resume:
-                    _move_aside(self.output)
-            self.processor = build_processor(config, model.config, self.records)
+                    move_aside(self.output)
+            texts = {name: pictures.records for name, pictures in self.pictures.items()}
+            self.processor = build_processor(config, model.config, texts)
 
-        state = load_newest(self.output / "checkpoints", model)
-        self.first_step = 0 if state is None else int(state["step"])
+        with warnings.catch_warnings():
+            if not self.accelerator.is_main_process:
+                warnings.simplefilter("ignore")  # what is wrong with a checkpoint need be said only once
+            state = load_newest(self.output / "checkpoints", model) or {}
+        self.first_step = int(state.get("step", 0))
         if self.first_step > config.num_steps:
             raise ValueError(
                 f"the run in {self.output} is at step {self.first_step} already, past num_steps {config.num_steps}; "
                 "raise num_steps, use another output_dir, or start afresh with --restart"
             )
-        optimizer = make_optimizer(model, config.optim)
-        if state is not None:
-            load_optimizer_state(optimizer, state["optimizer"])
-            self.accelerator.print(f"going on with {self.output} at step {self.first_step} of {config.num_steps}")
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.average = WeightAverage(self.raw_model, config.optim.ema_decay) if config.optim.ema_decay else None
-        if self.average is not None and state is not None and "average" in state:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None and state is not None and "scaler" in state:
+        self.engine = make_engine(
+            self.accelerator,
+            model,
+            lambda module: make_optimizer(module, config.optim),
+            max_grad_norm=config.optim.max_grad_norm,
+            micro_batch_size=self.micro,
+            mixed_precision=precision,
+        )
+        self.model, self.optimizer = self.engine.model, self.engine.optimizer
+        self.average = None
+        if config.optim.ema_decay:
+            self.average = WeightAverage(model, config.optim.ema_decay, self.engine.local)
+        self.skipped, self.skipped_in_a_row = state.get("skipped", (0, 0))
+        self.best = Best(self.output / "checkpoints")
+        self.peers = Peers(self.accelerator.process_index, world, self._samples)
+        self.stopped = False
+        if state:
+            self._resume(state)
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.engine.load_optimizer_state(state["optimizer"])
+        if self.average is not None and "average" in state:
+            self.average.load_state_dict(state["average"], self.engine.part)
+        if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.accelerator.print(f"going on with {self.output} at step {self.first_step} of {self.config.num_steps}")
 
     @property
     def raw_model(self) -> OneLookModel:
-        return self.accelerator.unwrap_model(self.model)
+        return self.engine.module  # type: ignore[return-value]
 
     # -- data ----------------------------------------------------------------------------------------
 
-    def positions(self) -> Positions:
+    def positions(self, first_step: int | None = None, rank: int | None = None) -> Positions:
+        """Of this process from the run's first step, unless others are given."""
         return Positions(
-            self.first_step,
+            self.first_step if first_step is None else first_step,
             self.config.num_steps,
             self.config.batch_size,
             self.micro,
-            self.accelerator.process_index,
+            self.accelerator.process_index if rank is None else rank,
             self.accelerator.num_processes,
         )
 
-    def loader(self) -> DataLoader[Any]:
-        """The micro-batches of this process, `positions().micro_batches_per_step` a step."""
+    def dataset(self) -> MixtureDataset:
         config = self.config
-        dataset = MixtureDataset(
-            self.records,
+        return MixtureDataset(
+            self.pictures,
             config.data.sources,
             self.processor,
             config.stage_of,
@@ -155,9 +175,12 @@ class Trainer:
             num_positions=config.num_steps * config.batch_size,
             task_loss_weights=config.task_loss_weights,
         )
-        workers = config.data.num_workers
+
+    def loader(self) -> DataLoader[Any]:
+        """The micro-batches of this process, `positions().micro_batches_per_step` a step."""
+        workers = self.config.data.num_workers
         return DataLoader(
-            dataset,
+            self.dataset(),
             batch_sampler=self.positions(),  # type: ignore[arg-type]
             collate_fn=PackingCollator(self.processor),
             num_workers=workers,
@@ -165,62 +188,93 @@ class Trainer:
             worker_init_fn=_one_thread,
         )
 
+    def _samples(self, step: int, rank: int) -> str:
+        """The records that a process has in a step, as far as they have names, and their positions."""
+        positions = self.positions(step, rank)
+        micro_batches = itertools.islice(positions, positions.micro_batches_per_step)
+        first = list(itertools.chain.from_iterable(micro_batches))
+        schedule = self.dataset().schedule
+        drawn = [schedule(position) for position in first]
+        names = [
+            self.pictures[name].records[index].id if index < len(self.pictures[name].records) else f"{name}[{index}]"
+            for name, index in drawn
+        ]
+        return f"{', '.join(names)} (positions {first[0]} to {first[-1]})"
+
     # -- steps ---------------------------------------------------------------------------------------
 
-    def run(self) -> Path:
-        """Train to the end; returns the folder of the exported model."""
+    def run(self) -> Path | None:
+        """Train to the end; returns the folder of the exported model, or None where a signal stopped it.
+
+        Raises:
+            ProcessError: this or another process failed (see `vlm.peers`).
+        """
         config = self.config
         if self.accelerator.is_main_process:
-            write_text(self.output / "train.yaml", _as_yaml(config))
-        per_step = self.positions().micro_batches_per_step
+            write_text(self.output / "train.yaml", as_yaml(config))
         micro_batches = iter(self.loader())
         self.model.train()
-        with self._logging() as log:
+        final = None
+        with self._logging() as log, self.peers:
             throughput = Throughput()
             for step in range(self.first_step, config.num_steps):
-                with throughput.waiting():
-                    batches = [next(micro_batches) for _ in range(per_step)]
-                throughput.add(
-                    images=config.batch_size,
-                    prompts=sum(map(_num_prompts, batches)) * self.accelerator.num_processes,
-                )
-                values = self.update(batches, step)
-                done = step + 1
-                last = done == config.num_steps
-                if log is not None:
-                    log.advance()
-                if done % config.log_every == 0 or last:
-                    self._log(log, done, values | throughput.read())
-                with throughput.paused():
-                    if config.eval_every and (done % config.eval_every == 0 or last):
-                        self._log(log, done, self.validate(), periodic=False)
-                    if last or done == self._decay_start or (config.save_every and done % config.save_every == 0):
-                        self.save(done)
-            final = self.export()
+                with self.peers.step_of_all(step):
+                    self._step(step, micro_batches, throughput, log)
+                if self.stopped and step + 1 < config.num_steps:
+                    break
+            else:
+                final = self.export()
             if log is not None:
-                log.say(f"exported to {final}")
+                log.say(f"exported to {final}" if final else f"told to stop: saved at step {step + 1}; start it again")
         self.accelerator.end_training()
         return final
+
+    def _step(self, step: int, micro_batches: Iterator[Any], throughput: Throughput, log: RunLog | None) -> None:
+        """A step with all that comes after it: log, validation, checkpoint."""
+        config, done = self.config, step + 1
+        with throughput.waiting():
+            batches = [next(micro_batches) for _ in range(self.positions().micro_batches_per_step)]
+        throughput.add(
+            images=config.batch_size, prompts=sum(map(num_prompts, batches)) * self.accelerator.num_processes
+        )
+        values = self.update(batches, step)
+        last = done == config.num_steps
+        if log is not None:
+            log.advance()
+        if done % config.log_every == 0 or last:
+            self._log(log, done, values | throughput.read())
+        if self.stopped:
+            self.peers.is_stopping()
+        with throughput.paused():
+            best = False
+            if config.eval_every and (done % config.eval_every == 0 or last) and (last or not self.stopped):
+                measured = self.validate()
+                self._log(log, done, measured, periodic=False)
+                best = self._is_best(done, measured)
+            due = config.save_every and done % config.save_every == 0
+            if last or best or due or self.stopped or done == self._decay_start:
+                self.save(done)
 
     def update(self, batches: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
         """One optimizer step over this process's micro-batches; returns what to log.
 
+        Where the gradient is not finite the weights stay as they are, up to `max_skipped_steps` times in a row.
+
         Raises:
-            FloatingPointError: the loss or its gradient is not finite. The weights are still those before the step.
+            FloatingPointError: the loss is not finite, or the gradient was not too often. The weights are still those
+                before the step.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.config.num_steps, self.config.optim)
         sums = self.backward(batches, step)
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm))
+        norm = self.engine.step()
         # The gradient scaler of fp16 skips steps with overflows by itself.
-        if not math.isfinite(norm) and self.accelerator.scaler is None:
-            raise FloatingPointError(
-                f"the gradient of step {step + 1} is not finite ({norm}); its records: {_names(batches)}. {_ADVICE}"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update(self.raw_model)
+        if math.isfinite(norm) or self.accelerator.scaler is not None:
+            self.skipped_in_a_row = 0
+            if self.average is not None:
+                self.average.update(self.raw_model)
+        else:
+            self._skip(batches, step, norm)
         logged = {
             "loss": float(sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)),
             "grad_norm": norm,
@@ -230,7 +284,24 @@ class Trainer:
         for name, (loss, count) in zip(TASKS, sums.tolist(), strict=True):
             if count:
                 logged[f"loss/{name}"] = loss / count
+        if self.skipped:
+            logged["skipped_steps"] = self.skipped
         return logged
+
+    def _skip(self, batches: Sequence[dict[str, Any]], step: int, norm: float) -> None:
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row > self.config.max_skipped_steps:
+            raise FloatingPointError(
+                f"the gradient of step {step + 1} is not finite ({norm}); its records: "
+                f"{self._names_of_all(record_names(batches))}. {_ADVICE}"
+            )
+
+    def _names_of_all(self, names: str) -> str:
+        """What the processes name, each of them where there are several; for all processes together."""
+        if self.accelerator.num_processes == 1:
+            return names
+        found = enumerate(gather_object([names]))
+        return "; ".join(f"{given} (process {rank})" for rank, given in found if given)
 
     def backward(self, batches: Sequence[dict[str, Any]], step: int) -> Tensor:
         """Gradients of the whole step's loss; returns its sum of token losses and number of tokens, by task.
@@ -241,23 +312,26 @@ class Trainer:
         accelerator, device = self.accelerator, self.accelerator.device
         weight = torch.stack([batch["token_weights"].sum() for batch in batches]).sum().to(device)
         total = accelerator.reduce(weight, reduction="sum").clamp(min=1e-6)
-        sums = torch.zeros(len(TASKS), 2, device=device)
+        # The last row tells the others that a signal asks this process to stop.
+        sums = torch.zeros(len(TASKS) + 1, 2, device=device)
+        sums[-1] = float(self.peers.stop_asked)
         broken = []
         for index, batch in enumerate(batches):
-            tensors = _to_device(batch, device)
-            sync = nullcontext() if index + 1 == len(batches) else accelerator.no_sync(self.model)
-            with sync, self._dropout_of(step, index):
-                output = self.model(**tensors)
-                # DDP averages gradients over processes: undo it, so that the step divides by its tokens alone.
-                accelerator.backward(output.loss_sum * accelerator.num_processes / total)
+            tensors = to_device(batch, device)
+            with self.engine.accumulating(index + 1 == len(batches)), self._dropout_of(step, index):
+                output = self.engine.forward(**tensors)
+                # Engines average gradients over processes: undo it, so that the step divides by its tokens alone.
+                self.engine.backward(output.loss_sum * accelerator.num_processes / total)
             valid = tensors["labels"] != -100
             tasks, losses = tensors["task_ids"][valid], output.token_loss[valid]
             sums.index_add_(0, tasks, torch.stack([losses, torch.ones_like(losses)], dim=1))
             broken.append(~output.token_loss.isfinite().all(dim=1))
         sums = accelerator.reduce(sums, reduction="sum")
+        self.stopped = bool(sums[-1, 0])
+        sums = sums[:-1]
         # After the sum over processes, so that all of them stop together.
         if not math.isfinite(float(sums[:, 0].sum())):
-            names = _names(batches, [mask.tolist() for mask in broken]) or "on another process"
+            names = self._names_of_all(record_names(batches, [mask.tolist() for mask in broken]))
             raise FloatingPointError(f"the loss of step {step + 1} is not finite; the records: {names}. {_ADVICE}")
         return sums
 
@@ -300,51 +374,79 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """A checkpoint of `step` finished steps."""
+        state: dict[str, Any] = {
+            "optimizer": self.engine.optimizer_state(),
+            "skipped": (self.skipped, self.skipped_in_a_row),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict(self.engine.whole)
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        weights = self.engine.weights()
         if self.accelerator.is_main_process:
-            state: dict[str, Any] = {"optimizer": self.optimizer.state_dict()}
-            if self.average is not None:
-                state["average"] = self.average.state_dict()
-            if self.accelerator.scaler is not None:
-                state["scaler"] = self.accelerator.scaler.state_dict()
             save_checkpoint(
                 self.output / "checkpoints",
                 step,
-                self.raw_model,
+                weights,
                 state,
                 keep=self.config.keep_checkpoints,
-                protected=frozenset() if self._decay_start is None else frozenset({self._decay_start}),
+                protected=frozenset(kept for kept in (self._decay_start, self.best.step) if kept is not None),
             )
         self.accelerator.wait_for_everyone()
 
+    def _is_best(self, step: int, measured: dict[str, float]) -> bool:
+        """Whether its validation is the best so far; all processes hear it from the main one."""
+        name = self.config.keep_best
+        if name is None:
+            return False
+        found = 0.0
+        if self.accelerator.is_main_process:
+            if name not in measured:
+                raise ValueError(f"keep_best is {name!r}; measured: {', '.join(measured)}")
+            found = float(self.best.take(step, name, measured[name]))
+        flag = torch.tensor(found, device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum"))
+
     def averaged(self) -> tuple[OneLookModel, OneLookProcessor]:
-        """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode."""
+        """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode.
+
+        Where weights are split over the processes, it is for all of them together.
+        """
         shape = deepcopy(self.raw_model.config)
         shape.patch_budget = self.config.data.stages[-1].patch_budget
         model = OneLookModel(shape).to(self.accelerator.device)
-        model.load_state_dict(self.raw_model.state_dict())
+        model.load_state_dict(self.engine.weights())
         if self.average is not None:
-            self.average.copy_to(model)
+            self.average.copy_to(model, self.engine.whole)
         return model.eval(), OneLookProcessor(self.processor.tokenizer, shape)
+
+    def _averaged_where_needed(self) -> tuple[OneLookModel, OneLookProcessor] | None:
+        """`averaged` in the main process, and in the others as far as they must help."""
+        if self.accelerator.is_main_process or self.engine.name != "replicated":
+            return self.averaged()
+        return None
 
     def validate(self) -> dict[str, float]:
         """Task metrics on a few validation records of every source, with the averaged weights (main process)."""
         values = {}
-        if self.accelerator.is_main_process:
-            values = quick_validation(VLM(*self.averaged()), self.validation_records)
+        averaged = self._averaged_where_needed()
+        if self.accelerator.is_main_process and averaged is not None:
+            values = quick_validation(VLM(*averaged), self.validation_records)
         self.accelerator.wait_for_everyone()
         return {f"validation/{name}": value for name, value in values.items()}
 
     def export(self) -> Path:
         """The averaged weights in half precision with tokenizer and configuration, ready for `vlm.load`."""
         final = self.output / "final"
-        if self.accelerator.is_main_process:
+        averaged = self._averaged_where_needed()
+        if self.accelerator.is_main_process and averaged is not None:
             temporary = self.output / ".final.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
-            model, processor = self.averaged()
+            model, processor = averaged
             with no_other_bars():
                 model.half().save_pretrained(temporary)
             processor.save_pretrained(temporary)
-            write_text(temporary / "train.yaml", _as_yaml(self.config, _earlier_runs(self.config.model)))
+            write_text(temporary / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)
         self.accelerator.wait_for_everyone()
@@ -357,59 +459,18 @@ _ADVICE = (
 )
 
 
-def _move_aside(output: Path) -> None:
-    """An earlier run's files go to `output`/previous, in place of what was there."""
-    found = [output / name for name in _OF_A_RUN if (output / name).exists()]
-    if found:
-        shutil.rmtree(output / "previous", ignore_errors=True)
-        (output / "previous").mkdir()
-        for path in found:
-            os.replace(path, output / "previous" / path.name)
-
-
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _num_prompts(batch: dict[str, Any]) -> int:
-    return int(batch["segment_ids"].amax(1).clamp(min=0).sum())
-
-
-def _names(batches: Sequence[dict[str, Any]], chosen: Sequence[Sequence[bool]] | None = None) -> str:
-    """Ids of the records in these batches, or of the chosen rows."""
-    rows = [batch["record_ids"] for batch in batches]
-    return ", ".join(
-        name
-        for index, names in enumerate(rows)
-        for row, name in enumerate(names)
-        if chosen is None or chosen[index][row]
-    )
-
-
-def _to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    def move(value: Any) -> Any:
-        if isinstance(value, list) and value and isinstance(value[0], Tensor):
-            return [move(item) for item in value]
-        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-    return {name: move(value) for name, value in batch.items()}
-
-
-def _as_yaml(config: TrainConfig, earlier: Sequence[dict[str, Any]] = ()) -> str:
-    plain = json.loads(json.dumps(asdict(config)))  # tuples become lists
-    return yaml.safe_dump(plain | ({"earlier": list(earlier)} if earlier else {}), sort_keys=False)
-
-
-def _earlier_runs(model: str) -> list[dict[str, Any]]:
-    """Configurations of the runs that made the checkpoint that a run starts from, oldest first."""
-    file = Path(model) / "train.yaml"
-    if not file.is_file():
-        return []
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return [*config.pop("earlier", []), config]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
+    """0, or `vlm.launch.PREEMPTED` where a signal stopped the run at a checkpoint, or 1."""
     config, resume = parse_config(sys.argv[1:] if argv is None else argv)
-    Trainer(config, resume=resume).run()
-    return 0
+    try:
+        final = Trainer(config, resume=resume).run()
+    except ProcessError as error:
+        if os.environ.get("VLM_TRACEBACK"):
+            raise
+        print(f"vlm: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0 if final is not None else PREEMPTED

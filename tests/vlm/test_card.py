@@ -142,6 +142,25 @@ def test_licences_and_warnings_are_said() -> None:
     assert "not verified" in SOURCES["products"][1]
 
 
+def test_pictures_drawn_in_training_are_counted() -> None:
+    """Each once: a second run with the same settings draws the same ones, and a long run draws them again."""
+    results = copy.deepcopy(RESULTS)
+    drawn = {"reader": "wardrobe", "num": 1000, "seed": 0, "size": 96, "plan": None}
+    results["training"] |= {
+        "num_steps": 100,
+        "batch_size": 8,
+        "data": {"sources": {"a": drawn, "b": {**drawn, "seed": 1, "num": 50}, "mine": {"reader": "shards"}}},
+    }
+    text = render_card(results)
+    # 800 images, of which each source gives a third.
+    assert row(text, "wardrobe")[1:] == [*SOURCES["wardrobe"], "317 drawn in training", "67%", "not counted"]
+    assert row(text, "mine")[3:] == ["not counted", "33%", "not counted"]
+    results["training"]["earlier"] = [
+        {**results["training"], "data": {"sources": {"a": drawn, "wardrobe": {"reader": "jsonl"}}}}
+    ]
+    assert row(render_card(results), "wardrobe")[3] == "not counted, and 450 drawn in training"
+
+
 def test_reliability_plot_is_linked() -> None:
     assert "](results/embedded.png)" in render_card(RESULTS, reliability="results/embedded.png")
     assert "![" not in render_card(RESULTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import warnings
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from vlm.checkpoint import (
+    Best,
     DamagedCheckpointError,
     list_checkpoints,
     load_checkpoint,
@@ -28,7 +30,12 @@ def layer(value: float, width: int = 2) -> nn.Linear:
 
 def save(folder: Path, step: int, *, keep: int = 10, protected: frozenset[int] = frozenset()) -> Path:
     return save_checkpoint(
-        folder, step, layer(float(step)), {"average": torch.tensor(step + 0.5)}, keep=keep, protected=protected
+        folder,
+        step,
+        layer(float(step)).state_dict(),
+        {"average": torch.tensor(step + 0.5)},
+        keep=keep,
+        protected=protected,
     )
 
 
@@ -55,7 +62,7 @@ def test_the_same_step_again_takes_its_place(tmp_path: Path) -> None:
     path = save(tmp_path, 5)
     (path / "stray").write_text("old", encoding="utf-8")
     assert save(tmp_path, 5) == path
-    assert sorted(file.name for file in path.iterdir()) == ["model.safetensors", "state.pt"]
+    assert sorted(file.name for file in path.iterdir()) == ["checksums.json", "model.safetensors", "state.pt"]
 
 
 def test_a_later_one_does_not_push_out_what_is_saved_now(tmp_path: Path) -> None:
@@ -83,7 +90,7 @@ def test_a_kill_in_mid_save_leaves_the_old_one_whole(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 5)
     with pytest.raises(Exception, match="pickle"):
-        save_checkpoint(tmp_path, 10, layer(1.0), {"average": lambda: None}, keep=1)
+        save_checkpoint(tmp_path, 10, layer(1.0).state_dict(), {"average": lambda: None}, keep=1)
     assert steps(tmp_path) == [5]
 
 
@@ -162,3 +169,59 @@ def test_states_run_no_code(tmp_path: Path) -> None:
     torch.save({"step": 5, "path": tmp_path}, path / "state.pt")  # a pickled object that is no tensor
     with pytest.raises(DamagedCheckpointError, match="not a whole checkpoint"):
         load_checkpoint(path, layer(0.0))
+
+
+# -- checksums and the best ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt"])
+def test_a_flipped_bit_is_found(name: str, tmp_path: Path) -> None:
+    """Which the loaders themselves would take for a weight."""
+    save(tmp_path, 5)
+    file = save(tmp_path, 10) / name
+    content = bytearray(file.read_bytes())
+    place = len(content) - 3 if name.endswith("safetensors") else content.find(bytes(torch.tensor(10.5).numpy()))
+    content[place] ^= 1
+    file.write_bytes(content)
+    model = layer(0.0)
+    with pytest.warns(UserWarning, match=rf"step_00000010 .*: {name} has another checksum.*; trying the one before"):
+        state = load_newest(tmp_path, model)
+    assert state is not None and state["step"] == 5 and model.weight[0, 0].item() == 5
+
+
+def test_a_checkpoint_without_checksums_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path, 5)
+    (path / "checksums.json").unlink()
+    assert load_checkpoint(path, layer(0.0))["step"] == 5
+
+
+def test_a_full_disk_in_mid_save_loses_nothing(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))  # no file may grow beyond it, as on a full disk
+    try:
+        with pytest.raises(Exception, match=r"File too large|write|os error"):
+            save(tmp_path, 10, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005"], "nothing half-written takes room"
+    model = layer(0.0)
+    state = load_newest(tmp_path, model)
+    assert state is not None and state["step"] == 5
+
+
+def test_the_best_is_the_highest_and_is_found_again(tmp_path: Path) -> None:
+    best = Best(tmp_path)
+    assert best.step is None
+    assert [best.take(step, "accuracy", value) for step, value in ((1, 0.5), (2, 0.4), (3, 0.6), (4, 0.6))] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+    again = Best(tmp_path)
+    assert (again.step, again.metric, again.value) == (3, "accuracy", 0.6)
+    assert again.take(5, "recall", 0.1), "another metric starts anew"

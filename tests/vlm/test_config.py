@@ -32,8 +32,35 @@ TASK_NAMES = ", ".join(TASKS)
 @pytest.mark.parametrize(
     ("make", "values", "message"),
     [
-        (SourceConfig, {"reader": "coco"}, "unknown reader 'coco'; known: ccp, clothing, products, jsonl"),
+        (
+            SourceConfig,
+            {"reader": "coco"},
+            "unknown reader 'coco'; known: ccp, clothing, products, jsonl, shards, wardrobe",
+        ),
         (SourceConfig, {"reader": "ccp", "weight": -1}, "source ccp: weight is -1; expected 0 or more"),
+        (
+            SourceConfig,
+            {"reader": "shards"},
+            "source shards: path is missing; name the folder that `vlm data shards` wrote",
+        ),
+        (
+            SourceConfig,
+            {"reader": "jsonl", "size": 96, "plan": "plan.jsonl"},
+            "source jsonl: size, plan can be set for the reader wardrobe only; drop them",
+        ),
+        (SourceConfig, {"reader": "wardrobe", "num": 0}, "source wardrobe: num is 0; expected at least 1"),
+        (SourceConfig, {"reader": "wardrobe", "size": 63}, "source wardrobe: size is 63; expected at least 64"),
+        (
+            SourceConfig,
+            {"reader": "wardrobe", "path": "x"},
+            "source wardrobe: path is 'x', but its pictures are drawn; drop it",
+        ),
+        (
+            SourceConfig,
+            {"reader": "wardrobe", "split": "validation"},
+            "source wardrobe: split is 'validation', but it is drawn for training only; write such pictures with "
+            "`python -m vlm.synthetic.wardrobe FOLDER --split validation` and use the reader jsonl",
+        ),
         (AugmentConfig, {"flip": 1.5}, "augment.flip is 1.5; expected a probability in [0, 1]"),
         (AugmentConfig, {"crop": -0.1}, "augment.crop is -0.1; expected a probability in [0, 1]"),
         (AugmentConfig, {"erase": 2}, "augment.erase is 2; expected a probability in [0, 1]"),
@@ -125,6 +152,12 @@ def test_limits_themselves_are_allowed() -> None:
     AugmentConfig(flip=0, crop=1, erase=1, min_crop=1, min_crop_unboxed=1, brightness=0, rotate=0)
     OptimConfig(weight_decay=0, warmup_steps=0, decay_fraction=1, min_ratio=1, ema_decay=0, beta1=0)
     train(save_every=0, eval_every=0, micro_batch_size=1, task_loss_weights={"vqa": 0})
+
+
+def test_only_the_wardrobe_has_a_number_of_pictures() -> None:
+    drawn, read = SourceConfig(reader="wardrobe", size=96), SourceConfig(reader="ccp")
+    assert (drawn.num, drawn.seed, drawn.size, drawn.plan) == (100_000, 0, 96, None)
+    assert (read.num, read.seed, read.size, read.plan) == (None, None, None, None)
 
 
 def test_every_task_is_drawn_by_default() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from tasks.base import Example, Record
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.augment import augment
 from vlm.data.maps import GarmentMap, garment_map
+from vlm.data.pictures import Pictures
 from vlm.data.regions import Region, region_classes, regions_of
 from vlm.processor import OneLookProcessor, PackedTarget
 
@@ -53,17 +54,24 @@ class SourceSchedule:
     """Which record of which source stands at a position: exact shares in every block, without replacement
     within a pass over a source.
 
+    Args:
+        in_order: sources whose passes are not shuffled: of millions of pictures the order alone would take seconds
+            and memory in every worker.
+
     Raises:
         ValueError: a source with a weight but no records.
     """
 
-    def __init__(self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int) -> None:
+    def __init__(
+        self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int, in_order: Collection[str] = ()
+    ) -> None:
         self.names = [name for name in sizes if weights[name] > 0]
         empty = [name for name in self.names if sizes[name] == 0]
         if empty:
             raise ValueError(f"sources without records: {', '.join(empty)}; set their weight to 0 or check their paths")
         self.sizes = dict(sizes)
         self.seed = seed
+        self.in_order = frozenset(in_order)
         total = sum(weights[name] for name in self.names)
         exact = [BLOCK * weights[name] / total for name in self.names]
         counts = [int(value) for value in exact]
@@ -92,6 +100,8 @@ class SourceSchedule:
         name = self.names[source]
         drawn = block * self.counts[name] + int((layout[:offset] == source).sum())
         number, index = divmod(drawn, self.sizes[name])
+        if name in self.in_order:
+            return name, index
         order = self._shuffled(self._passes, (name, number), np.arange(self.sizes[name]), "pass", name, number)
         return name, int(order[index])
 
@@ -119,14 +129,14 @@ class MixtureDataset(Dataset[Sample]):
     """Position -> `Sample`.
 
     Args:
-        records: source name -> records.
+        pictures: source name -> its pictures.
         stage_at: position -> stage.
         task_loss_weights: factor on a task's tokens.
     """
 
     def __init__(
         self,
-        records: Mapping[str, Sequence[Record]],
+        pictures: Mapping[str, Pictures],
         sources: Mapping[str, SourceConfig],
         processor: OneLookProcessor,
         stage_at: Callable[[int], StageConfig],
@@ -136,11 +146,12 @@ class MixtureDataset(Dataset[Sample]):
         num_positions: int,
         task_loss_weights: Mapping[str, float] | None = None,
     ) -> None:
-        self.records = {name: list(rows) for name, rows in records.items()}
+        self.pictures = dict(pictures)
         self.schedule = SourceSchedule(
-            {name: len(rows) for name, rows in self.records.items()},
-            {name: sources[name].weight for name in self.records},
+            {name: len(rows) for name, rows in self.pictures.items()},
+            {name: sources[name].weight for name in self.pictures},
             seed,
+            [name for name, rows in self.pictures.items() if rows.in_order],
         )
         self.processor = processor
         self.stage_at = stage_at
@@ -154,9 +165,8 @@ class MixtureDataset(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         name, index = self.schedule(position)
-        record = self.records[name][index]
+        image, record = self.pictures[name][index]
         rng = generator(self.seed, "sample", position)
-        image = self.processor.open_image(record.image)
         if (image.height, image.width) != tuple(record.image_size):
             raise ValueError(
                 f"{record.image} is {image.height} x {image.width} but its record says {record.image_size}; "

@@ -1,4 +1,4 @@
-"""The records that a configuration names."""
+"""The pictures that a configuration names."""
 
 from __future__ import annotations
 
@@ -7,25 +7,44 @@ from pathlib import Path
 from tasks.base import Record
 from tasks.readers import READERS
 from vlm.config import DataConfig, SourceConfig, TrainConfig
+from vlm.data.coverage import cells_from_plan
+from vlm.data.drawn import DrawnPictures
 from vlm.data.mixture import generator
+from vlm.data.pictures import PhotoFiles, Pictures
+from vlm.data.shards import Shards
 
 __all__ = ["read_sources", "validation_records"]
 
 
-def read_sources(config: DataConfig, split: str | None = None) -> dict[str, list[Record]]:
-    """Source name -> its records of `split`, or of the source's own split; it may have none."""
-    return {
-        name: [record for record in _records(source, config.data_root) if record.split == (split or source.split)]
-        for name, source in config.sources.items()
-    }
+def read_sources(config: DataConfig, split: str | None = None) -> dict[str, Pictures]:
+    """Source name -> its pictures of `split`, or of the source's own split; it may have none.
+
+    Raises:
+        FileNotFoundError: a data set is not where it should be.
+        ValueError: a record, a shard or a plan is broken, or the wardrobe cannot draw here.
+    """
+    return {name: _pictures(source, config.data_root, split or source.split) for name, source in config.sources.items()}
 
 
-def _records(source: SourceConfig, data_root: str | None) -> list[Record]:
+def _pictures(source: SourceConfig, data_root: str | None, split: str) -> Pictures:
+    def is_asked_for(record: Record) -> bool:
+        return record.split == split and source.boxes in (None, any(item.box is not None for item in record.objects))
+
+    if source.reader == "wardrobe":
+        return _drawn(source) if split == "train" else PhotoFiles(())
+    if source.reader == "shards":
+        assert source.path is not None
+        return Shards(source.path, is_asked_for)
     root = source.path or data_root
-    records = READERS[source.reader](Path(root) if root else None)
-    return [
-        record for record in records if source.boxes in (None, any(item.box is not None for item in record.objects))
-    ]
+    return PhotoFiles(filter(is_asked_for, READERS[source.reader](Path(root) if root else None)))
+
+
+def _drawn(source: SourceConfig) -> Pictures:
+    assert source.num is not None and source.seed is not None and source.size is not None
+    plan = None if source.plan is None else cells_from_plan(source.plan)
+    if plan == []:
+        raise ValueError(f"{source.plan}: asks for no pictures; drop `plan` of the source to draw of everything")
+    return DrawnPictures(source.num, seed=source.seed, size=source.size, plan=plan)
 
 
 def validation_records(config: TrainConfig) -> dict[str, list[Record]]:
@@ -34,12 +53,15 @@ def validation_records(config: TrainConfig) -> dict[str, list[Record]]:
     Raises:
         ValueError: no source has any.
     """
-    found = {name: rows for name, rows in read_sources(config.data, "validation").items() if rows}
+    found = {name: pictures for name, pictures in read_sources(config.data, "validation").items() if len(pictures)}
     if not found:
         raise ValueError(
             f"eval_every is {config.eval_every}, but no source has validation records; "
             'give some records "split": "validation", or set eval_every to 0'
         )
-    for name, rows in found.items():
-        generator(config.seed, "validation", name).shuffle(rows)
-    return {name: rows[: config.eval_records] for name, rows in found.items()}
+    chosen = {}
+    for name, pictures in found.items():
+        order = list(range(len(pictures)))
+        generator(config.seed, "validation", name).shuffle(order)
+        chosen[name] = [pictures.openable(index) for index in order[: config.eval_records]]
+    return chosen

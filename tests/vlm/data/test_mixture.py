@@ -20,6 +20,7 @@ from tasks.base import ObjectLabel, Record, TextLabel
 from tasks.boxes import Box
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.mixture import BLOCK, MixtureDataset, PackingCollator, SourceSchedule, draw_examples
+from vlm.data.pictures import PhotoFiles
 from vlm.data.positions import Positions
 from vlm.data.records import read_records
 from vlm.processor import OneLookProcessor
@@ -90,6 +91,18 @@ def test_order_stays_from_version_to_version() -> None:
     schedule = SourceSchedule(SIZES, WEIGHTS, seed=0)
     found = [schedule(position) for position in (0, 1, 2, 999, 1000, 12345)]
     assert found == [("a", 5), ("a", 1), ("c", 939), ("c", 947), ("b", 37), ("c", 830)]
+
+
+def test_sources_in_order_need_no_shuffling() -> None:
+    """However many pictures there are, and without a change to what the others give."""
+    num = 10**12
+    schedule = SourceSchedule({**SIZES, "drawn": num}, {**WEIGHTS, "drawn": 5.0}, seed=0, in_order=["drawn"])
+    assert drawn(schedule, "drawn", 700) == list(range(700))
+    far = next(found for found in map(schedule, range(3 * num, 3 * num + BLOCK)) if found[0] == "drawn")
+    assert far == ("drawn", 3 * num // BLOCK * schedule.counts["drawn"] % num)
+    few = SourceSchedule({"a": 3, "b": 4}, {"a": 1.0, "b": 1.0}, seed=0, in_order=["a"])
+    assert drawn(few, "a", 7) == [0, 1, 2, 0, 1, 2, 0]
+    assert drawn(few, "b", 20) == drawn(SourceSchedule({"a": 3, "b": 4}, {"a": 1.0, "b": 1.0}, seed=0), "b", 20)
 
 
 def test_sources_without_records_are_named() -> None:
@@ -167,7 +180,7 @@ def dataset(
 ) -> MixtureDataset:
     records = [record for record in read_records(garments) if record.split == "train"]
     return MixtureDataset(
-        {"first": records[:4], "second": records[4:]},
+        {"first": PhotoFiles(records[:4]), "second": PhotoFiles(records[4:])},
         {"first": SourceConfig(reader="jsonl", weight=1), "second": SourceConfig(reader="jsonl", weight=3)},
         processor,
         Fixed(stage or StageConfig(patch_budget=12, prompts_per_image=4)),
@@ -298,8 +311,9 @@ def test_a_position_always_gives_a_sample(garments: Path, tiny_processor: OneLoo
 
 def test_a_wrong_size_is_said(garments: Path, tiny_processor: OneLookProcessor) -> None:
     samples = dataset(garments, tiny_processor)
-    samples.records = {
-        name: [replace(record, image_size=(10, 20)) for record in rows] for name, rows in samples.records.items()
+    samples.pictures = {
+        name: PhotoFiles(replace(record, image_size=(10, 20)) for record in pictures.records)
+        for name, pictures in samples.pictures.items()
     }
     with pytest.raises(ValueError, match=r"\d\.png is 64 x \d\d but its record says \(10, 20\); run `vlm data check`"):
         samples[0]

@@ -1,0 +1,35 @@
+"""What training asks of a collated batch (see `vlm.data.mixture.PackingCollator`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["num_prompts", "record_names", "to_device"]
+
+
+def num_prompts(batch: dict[str, Any]) -> int:
+    return int(batch["segment_ids"].amax(1).clamp(min=0).sum())
+
+
+def record_names(batches: Sequence[dict[str, Any]], chosen: Sequence[Sequence[bool]] | None = None) -> str:
+    """Ids of the records in these batches, or of the chosen rows."""
+    rows = [batch["record_ids"] for batch in batches]
+    return ", ".join(
+        name
+        for index, names in enumerate(rows)
+        for row, name in enumerate(names)
+        if chosen is None or chosen[index][row]
+    )
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    def move(value: Any) -> Any:
+        if isinstance(value, list) and value and isinstance(value[0], Tensor):
+            return [move(item) for item in value]
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    return {name: move(value) for name, value in batch.items()}
