@@ -14,12 +14,11 @@ import yaml
 from tasks.base import Record
 from tasks.readers import READERS
 from vlm.probes import MEASURES
+from vlm.shipped import CONFIGS
 from vlm.synthetic.wardrobe_test import write_part
 
 __all__ = ["MAKERS", "SourceSettings", "Suite", "choose_records", "load_suite", "read_sources"]
 
-_CONFIGS = (Path(__file__).parent / "_configs", Path(__file__).parent.parent / "configs")
-"""In a wheel, and in a checkout."""
 MAKERS: Mapping[str, Callable[[Path], object]] = {"wardrobe_test": write_part}
 """Draw a test set into a folder; what is there already is kept."""
 
@@ -91,7 +90,7 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        known = {file.stem: file for folder in _CONFIGS for file in sorted((folder / "eval").glob("*.yaml"))}
+        known = {file.stem: file for folder in CONFIGS for file in sorted((folder / "eval").glob("*.yaml"))}
         if path.name not in known:
             raise ValueError(f"unknown suite {str(name_or_path)!r}; known: {', '.join(sorted(known))}, or a YAML file")
         path = known[path.name]

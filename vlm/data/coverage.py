@@ -22,6 +22,7 @@ from tasks.ontology import NOT_VISIBLE, Ontology, default_ontology
 from tasks.readers import READERS
 from vlm.atomic import write_text
 from vlm.data.records import read_records
+from vlm.shipped import config_file
 
 __all__ = [
     "Coverage",
@@ -38,8 +39,6 @@ __all__ = [
 Cell = tuple[str, ...]
 
 _GRID = Path("coverage", "outfit.yaml")
-_CONFIGS = (Path(__file__).parents[1] / "_configs", Path(__file__).parents[2] / "configs")
-"""In a wheel, and in a checkout."""
 GARMENT = "garment"
 UNKNOWN = ("not clear", NOT_VISIBLE)
 
@@ -168,9 +167,7 @@ def load_grid(path: str | os.PathLike[str] | None = None) -> Grid:
         ValueError: not of this form, or a word that the ontology has not or does not allow there; names the file.
         FileNotFoundError: nothing there.
     """
-    file = Path(path) if path is not None else next((f / _GRID for f in _CONFIGS if (f / _GRID).is_file()), None)
-    if file is None:
-        raise FileNotFoundError(f"no {_GRID} in {' or '.join(map(str, _CONFIGS))}; install the package again")
+    file = config_file(_GRID) if path is None else Path(path)
     try:
         return _grid(yaml.safe_load(file.read_text(encoding="utf-8")), default_ontology())
     except yaml.YAMLError as error:

@@ -136,7 +136,7 @@ def _trouser_legs(cut: Cut, z: float, *, waist: float) -> Path:
         cut.sketch.probe(cut.owner, "length", tube([near, tip], [widths[-1], widths[-1]], round_start=False), 0.35)
         if way == "hems":
             cut.add(
-                tube([blend(points[-min(3, len(points))], tip, 0.4), tip], [widths[-2], widths[-1]], round_start=False),
+                tube([blend(points[-3:][0], tip, 0.4), tip], [widths[-2], widths[-1]], round_start=False),
                 leg_z + 0.02,
                 second=True,
                 shadow=0,

@@ -18,6 +18,7 @@ import yaml
 from tasks.base import Record
 from tasks.ontology import default_ontology
 from vlm.atomic import write_text
+from vlm.shipped import CHECKOUT, config_file
 from vlm.synthetic import choices
 from vlm.synthetic.recolour import PAINTS
 
@@ -27,8 +28,6 @@ Combination = tuple[str, str, str]
 """(garment, pattern, colour)."""
 
 _FILE = Path("coverage", "held_out.yaml")
-_CONFIGS = (Path(__file__).parents[1] / "_configs", Path(__file__).parents[2] / "configs")
-"""In a wheel, and in a checkout."""
 _KINDS = ("upper", "whole", "lower")
 _NEVER = ("solid", "textured", "lace", "camouflage", "animal print")
 """Too common to be left out, bound to a material, or of colours that always come together."""
@@ -51,10 +50,7 @@ def held_out() -> frozenset[Combination]:
     Raises:
         FileNotFoundError: the package was installed without its configs.
     """
-    file = next((folder / _FILE for folder in _CONFIGS if (folder / _FILE).is_file()), None)
-    if file is None:
-        raise FileNotFoundError(f"no {_FILE} in {' or '.join(map(str, _CONFIGS))}; install the package again")
-    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    found = yaml.safe_load(config_file(_FILE).read_text(encoding="utf-8"))
     return frozenset(
         (garment, pattern, colour)
         for garment, patterns in found.items()
@@ -107,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = choose(records)
     for garment, pattern, colour in chosen:
         table.setdefault(garment, {}).setdefault(pattern, []).append(colour)
-    file = _CONFIGS[1] / _FILE
+    file = CHECKOUT / _FILE
     head = "# python -m vlm.synthetic.held_out\n# Garment, pattern and colours that no training picture shows.\n"
     write_text(file, head + yaml.safe_dump(table, sort_keys=False, default_flow_style=None, width=118))
     print(f"{file}: {len(chosen)} combinations")

@@ -1,0 +1,23 @@
+"""Where the configs are: at the root of a checkout, and beside the code in an installed package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["CHECKOUT", "CONFIGS", "config_file"]
+
+CHECKOUT = Path(__file__).parent.parent / "configs"
+CONFIGS = (Path(__file__).parent / "_configs", CHECKOUT)
+"""In a wheel, and in a checkout."""
+
+
+def config_file(name: Path) -> Path:
+    """A file by its path within configs/.
+
+    Raises:
+        FileNotFoundError: the package was installed without it.
+    """
+    for folder in CONFIGS:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"no {name} in {' or '.join(map(str, CONFIGS))}; install the package again")
