@@ -139,35 +139,33 @@ class Chooser:
     # -- choice --------------------------------------------------------------------------------------
 
     def choose(self, scores: _Scores, running: Sequence[Running]) -> list[list[Candidate]]:
-        logits_NU = scores.logits_NU
-        # The log of the sum is all that a log-softmax needs: it is taken off only where something was chosen.
-        total_N1 = logits_NU.logsumexp(-1, keepdim=True)
-        beams = max(search.decoding.num_beams for search, _ in running)
+        logprobs_NU = scores.logits_NU.log_softmax(-1)
+        beams = max([search.decoding.num_beams for search, _ in running])
         # Twice the beams: even if every beam's best token is the end, as many go on.
-        best = 1 if beams == 1 else min(2 * beams, logits_NU.shape[1])
-        columns_NK = logits_NU.argmax(-1, keepdim=True) if best == 1 else logits_NU.topk(best, dim=-1).indices
+        best = min(2 * beams, logprobs_NU.shape[1])
+        columns_NK = _argmax(logprobs_NU) if beams == 1 else logprobs_NU.topk(best, dim=-1).indices
         if scores.locations is not None:
-            self._locate(columns_NK, scores, running)
-        self._sample(columns_NK, logits_NU, running)
-        chosen_NK = logits_NU.gather(-1, columns_NK) - total_N1
+            self._locate(columns_NK, logprobs_NU, scores.locations, running)
+        self._sample(columns_NK, logprobs_NU, running)
+        chosen_NK = logprobs_NU.gather(-1, columns_NK)
         ids_NK = columns_NK if scores.ids_NU is None else scores.ids_NU.gather(-1, columns_NK)
-        confidence_NK = self._confidences(ids_NK, chosen_NK, scores, total_N1)
-        parts = zip(ids_NK.tolist(), chosen_NK.tolist(), confidence_NK.tolist(), strict=True)
-        return [list(zip(*part, strict=True)) for part in parts]
+        ids, chosen = ids_NK.tolist(), chosen_NK.tolist()
+        confidences = chosen
+        if scores.locations is not None and any(self.masks.is_location(token) for part in ids for token in part):
+            confidences = self._confidences(ids_NK, chosen_NK, logprobs_NU[:, scores.locations]).tolist()
+        return [list(zip(*part, strict=True)) for part in zip(ids, chosen, confidences, strict=True)]
 
-    def _confidences(self, ids_NK: Tensor, chosen_NK: Tensor, scores: _Scores, total_N1: Tensor) -> Tensor:
-        if scores.locations is None:
-            return chosen_NK
+    def _confidences(self, ids_NK: Tensor, chosen_NK: Tensor, locations_NL: Tensor) -> Tensor:
+        """What was `chosen`, but a location counts its neighbours among `locations` in; all are log-probabilities."""
         bins_NK = self.location_bins_V[ids_NK]
-        if bool((bins_NK < 0).all()):
-            return chosen_NK
-        mass_NL = (scores.logits_NU[:, scores.locations] - total_N1).exp()
-        mass_NK = _mass_near(bins_NK, mass_NL, LOCATION_WINDOW).clamp(max=1.0)
+        mass_NK = _mass_near(bins_NK, locations_NL.exp(), LOCATION_WINDOW).clamp(max=1.0)
         # The difference of two sums can round below the bin's own probability.
         windowed_NK = torch.maximum(mass_NK.log(), chosen_NK)
         return torch.where(bins_NK < 0, chosen_NK, windowed_NK)
 
-    def _locate(self, columns_NK: Tensor, scores: _Scores, running: Sequence[Running]) -> None:
+    def _locate(
+        self, columns_NK: Tensor, logprobs_NU: Tensor, locations: slice | Tensor, running: Sequence[Running]
+    ) -> None:
         """Put the location that greedy search takes first, where locations together outweigh every other token.
 
         One edge's probability is spread over many bins, so that a plain argmax takes "none", or the end, however
@@ -178,20 +176,20 @@ class Chooser:
             return
         rows = list(windows)
         window_R1 = torch.tensor(list(windows.values()), device=columns_NK.device)[:, None]
-        logits_RU = scores.logits_NU if len(rows) == len(running) else scores.logits_NU[rows]
-        logits_RL = logits_RU[:, scores.locations]
-        together_R = logits_RL.logsumexp(-1)
-        others_RU = logits_RU.clone()
-        others_RU[:, scores.locations] = -torch.inf
+        logprobs_RU = logprobs_NU if len(rows) == len(running) else logprobs_NU[rows]
+        logprobs_RL = logprobs_RU[:, locations]
+        together_R = logprobs_RL.logsumexp(-1)
+        others_RU = logprobs_RU.clone()
+        others_RU[:, locations] = -torch.inf
         other_R, column_R = others_RU.max(-1)
-        mass_RL = (logits_RL - together_R[:, None]).exp()
+        mass_RL = (logprobs_RL - together_R[:, None]).exp()
         within_RL = _mass_near(self.bins_L.expand_as(mass_RL), mass_RL, window_R1)
-        within_RL = within_RL.masked_fill(logits_RL == -torch.inf, -1.0)
+        within_RL = within_RL.masked_fill(logprobs_RL == -torch.inf, -1.0)
         # Of a plateau (few bins hold all there is) the middle, which is where the mass lies.
         best_RL = within_RL >= within_RL.amax(-1, keepdim=True) - 1e-6
         middle_R1 = best_RL.sum(-1, keepdim=True) // 2
         bin_R = (best_RL.cumsum(-1) <= middle_R1).sum(-1)
-        located_R = bin_R if isinstance(scores.locations, slice) else self.location_ids_L[bin_R]
+        located_R = bin_R if isinstance(locations, slice) else self.location_ids_L[bin_R]
         columns_NK[rows, 0] = torch.where(other_R >= together_R, column_R, located_R)
 
     def _window(self, search: Search, hypothesis: Hypothesis) -> int | None:
@@ -202,7 +200,7 @@ class Chooser:
         return decoding.location_window if self.masks.allowed_in(grammar).locations else None
 
     @staticmethod
-    def _sample(columns_NK: Tensor, logits_NU: Tensor, running: Sequence[Running]) -> None:
+    def _sample(columns_NK: Tensor, logprobs_NU: Tensor, running: Sequence[Running]) -> None:
         """Put a drawn token first in the sequences that sample. One uniform number a draw, from the job's own
         generator, so that neighbours in the batch change nothing."""
         for n, (search, _) in enumerate(running):
@@ -210,7 +208,7 @@ class Chooser:
                 continue
             draw = float(torch.rand((), generator=search.generator, dtype=torch.float64))
             probabilities, order = (
-                (logits_NU[n].double() / search.decoding.temperature).softmax(-1).sort(descending=True, stable=True)
+                (logprobs_NU[n].double() / search.decoding.temperature).softmax(-1).sort(descending=True, stable=True)
             )
             cumulative = probabilities.cumsum(-1)
             # The nucleus: every token that starts below top_p, so at least the first.
@@ -218,6 +216,14 @@ class Chooser:
             size = max(1, min(size, int((probabilities > 0).sum())))
             index = int(torch.searchsorted(cumulative[:size], draw * cumulative[size - 1], right=True))
             columns_NK[n, 0] = order[min(index, size - 1)]
+
+
+def _argmax(x_NU: Tensor) -> Tensor:
+    """Column of each row's largest, N x 1. On a CPU numpy's is the faster one: 15 against 104 microseconds for 16 rows
+    of 6,144."""
+    if x_NU.device.type == "cpu":
+        return torch.from_numpy(x_NU.numpy().argmax(-1))[:, None]
+    return x_NU.argmax(-1, keepdim=True)
 
 
 def _mass_near(bins: Tensor, mass: Tensor, window: int | Tensor) -> Tensor:

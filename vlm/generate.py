@@ -217,16 +217,24 @@ def _move(
     pad_id: int,
 ) -> Tensor:
     """Bring the caches into the order of the grid `after`, and give the tokens that come next, B x P."""
-    places = {slot: (b, p) for b, row in enumerate(before) for p, slot in enumerate(row)}
-    tokens, parents = [], []
-    for row in after:
-        moves = [(beam, pad_id) if beam >= len(going.get(job, ())) else going[job][beam] for job, beam in row]
-        tokens.append([token for _, token in moves])
-        parents.append([places[job, parent][1] for (job, _), (parent, _) in zip(row, moves, strict=True)])
-    if after is not before or any(row != list(range(len(row))) for row in parents):
+    moves = [
+        [going[job][beam] if beam < len(going.get(job, ())) else (beam, pad_id) for job, beam in row] for row in after
+    ]
+    stays = all(
+        parent == beam
+        for row, moved in zip(after, moves, strict=True)
+        for (_, beam), (parent, _) in zip(row, moved, strict=True)
+    )
+    if after is not before or not stays:  # moving the caches costs a copy
+        places = {slot: (b, p) for b, row in enumerate(before) for p, slot in enumerate(row)}
+        parents = [
+            [places[job, parent][1] for (job, _), (parent, _) in zip(row, moved, strict=True)]
+            for row, moved in zip(after, moves, strict=True)
+        ]
         device = state.cross_mask.device
         rows = torch.tensor([places[row[0]][0] for row in after], device=device)
         state.select(rows, _padded(parents, 0).to(device))
+    tokens = [[token for _, token in moved] for moved in moves]
     return _padded(tokens, pad_id)
 
 

@@ -85,12 +85,12 @@ class Search:
         finished = token == self.masks.eos_id
         grammar = beam.grammar
         return Hypothesis(
-            token_ids=(*beam.token_ids, token),
-            logprobs=(*beam.logprobs, logprob),
-            confidences=(*beam.confidences, confidence),
-            total=beam.total + logprob,
-            grammar=grammar if finished or grammar is None else self.masks.next_state(grammar, token),
-            finished=finished,
+            (*beam.token_ids, token),
+            (*beam.logprobs, logprob),
+            (*beam.confidences, confidence),
+            beam.total + logprob,
+            grammar if finished or grammar is None else self.masks.next_state(grammar, token),
+            finished,
         )
 
     def _rank(self, hypothesis: Hypothesis) -> float:

@@ -144,6 +144,9 @@ class TokenMasks:
             node = node.children.setdefault(byte, _Node())
         node.token_ids.append(token_id)
 
+    def is_location(self, token_id: int) -> bool:
+        return self._bins[token_id] >= 0
+
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes a token stands for; a location's are those of its name, a special token's none."""
         location = self._bins[token_id]

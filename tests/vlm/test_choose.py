@@ -8,7 +8,7 @@ import torch
 from tasks import TASKS
 from tasks.grammar import compile_grammar
 from vlm.api import VLM
-from vlm.choose import LOCATION_WINDOW, Chooser, _Scores
+from vlm.choose import LOCATION_WINDOW, Chooser
 from vlm.generate import Decoding
 from vlm.search import Search
 from vlm.token_masks import TokenMasks
@@ -20,9 +20,9 @@ def test_the_window_of_a_location(tiny: VLM, index: int) -> None:
     logprobs = torch.randn(masks.vocab_size, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
     chosen = masks.location_ids[index]
     window = masks.location_ids[max(0, index - LOCATION_WINDOW) : index + LOCATION_WINDOW + 1]
-    chooser = Chooser(masks, torch.empty(masks.vocab_size, 1))
-    scores = _Scores(logprobs[None], None, masks.location_ids)
-    found = chooser._confidences(chosen.reshape(1, 1), logprobs[chosen].reshape(1, 1), scores, torch.zeros(1, 1))
+    found = Chooser(masks, torch.empty(masks.vocab_size, 1))._confidences(
+        chosen.reshape(1, 1), logprobs[chosen].reshape(1, 1), logprobs[None, masks.location_ids]
+    )
     assert float(found) == pytest.approx(float(logprobs[window].logsumexp(0)), abs=1e-3)
 
 

@@ -269,7 +269,11 @@ class OneLookModel(PreTrainedModel):
 
     def start_decode(self, memory: Memory, slot_segments_BP: Tensor, weights: StepWeights | None = None) -> DecodeState:
         """Begin P sequences a row; slot p answers the prompt of segment slot_segments[b, p]."""
-        cross = [layer.cross_attention.keys_values(memory.hidden_BMD) for layer in self.decoder_layers]
+        # Heads apart in memory, once, as every step reads all of one head after the other.
+        cross = [
+            (key.contiguous(), value.contiguous())
+            for key, value in (layer.cross_attention.keys_values(memory.hidden_BMD) for layer in self.decoder_layers)
+        ]
         sees = cross_mask(slot_segments_BP, memory.segments_BM)
         return DecodeState(
             weights=weights or self.step_weights(),
