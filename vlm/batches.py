@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["num_prompts", "record_names", "to_device"]
+__all__ = ["num_prompts", "record_names", "split_groups", "to_device"]
 
 
 def num_prompts(batch: dict[str, Any]) -> int:
@@ -33,3 +33,13 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
         return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
     return {name: move(value) for name, value in batch.items()}
+
+
+def split_groups(pixel_values: Sequence[Tensor], image_index: Sequence[Tensor], num: int) -> dict[str, list[Tensor]]:
+    """The same pictures in `num` groups of equal shapes, at least as many as there are and at most one a picture."""
+    groups = list(zip(pixel_values, image_index, strict=True))
+    while len(groups) < num:
+        largest = max(range(len(groups)), key=lambda index: len(groups[index][0]))
+        pixels, places = groups[largest]
+        groups[largest : largest + 1] = [(pixels[:1], places[:1]), (pixels[1:], places[1:])]
+    return {"pixel_values": [pixels for pixels, _ in groups], "image_index": [places for _, places in groups]}

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from vlm.batches import split_groups
 from vlm.optim import load_optimizer_state
 
 __all__ = ["Engine", "FullyShardedEngine", "ZeroEngine", "make_accelerator", "make_engine"]
@@ -257,7 +258,7 @@ def _full(value: Any) -> Any:
 class ZeroEngine(Engine):
     """DeepSpeed's ZeRO: 1 splits the moments, 2 the gradients too, 3 the weights too.
 
-    Under stage 3 the model is one leaf, put together for a step: see `FullyShardedEngine` for why.
+    Stage 3 puts the weights of a layer together whenever it is called, which all processes must do equally often.
     """
 
     name = "zero"
@@ -272,10 +273,6 @@ class ZeroEngine(Engine):
         if self.bf16:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         self.stage = int(plugin.zero_stage)
-        if self.stage == 3:
-            from deepspeed.utils import set_z3_leaf_modules
-
-            set_z3_leaf_modules(self.module, [type(self.module)])
         optimizer = make_optimizer(self.module)
         names = {id(parameter): name for name, parameter in self._named()}
         self._order = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
@@ -284,15 +281,31 @@ class ZeroEngine(Engine):
         self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
         assert self.model.zero_optimization_stage() == self.stage, "DeepSpeed took another stage"
         self._parameters = dict(self._named())
+        if self.stage == 3:
+            from deepspeed.runtime.zero import register_external_parameter
+
+            # The model reads these two itself, where others are read by the layer that they belong to.
+            for parameter in self.module.tokens.parameters():
+                register_external_parameter(self.module, parameter)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         self.model.set_gradient_accumulation_boundary(last)
         return nullcontext()
 
+    def forward(self, **tensors: Any) -> Any:
+        if self.stage == 3:
+            num = torch.tensor(len(tensors["pixel_values"]), device=self.accelerator.device)
+            num = int(self.accelerator.reduce(num, reduction="max"))
+            tensors |= split_groups(tensors["pixel_values"], tensors["image_index"], num)
+        return self.model(**tensors)
+
     def backward(self, loss: Tensor) -> None:
         self.model.backward(loss)
 
     def step(self) -> float:
+        if self.stage == 3 and self.accelerator.device.type == "cpu":
+            # Their parts have been taken; DeepSpeed 0.19 would hand them to a stream, of which a CPU has none.
+            self.module.zero_grad(set_to_none=True)
         # It clips by itself, and leaves out a step whose norm is not finite.
         self.model.step()
         return float(self.model.get_global_grad_norm())
@@ -325,6 +338,7 @@ class ZeroEngine(Engine):
     def optimizer_state(self) -> dict[str, Any]:
         from deepspeed.utils import safe_get_full_optimizer_state, safe_get_local_optimizer_state
 
+        self._link_moments()
         steps = self._steps()
         state: dict[int, dict[str, Tensor]] = {}
         groups: list[dict[str, Any]] = []
@@ -353,8 +367,7 @@ class ZeroEngine(Engine):
             for flat in group["params"]:
                 step = state["state"][0]["step"].detach().clone().to(flat.device)
                 zero.optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in _MOMENTS}}
-        if self.stage < 3:
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
         for index, name in enumerate(name for names in self._order for name in names):
             for key in _MOMENTS:
                 value = state["state"][index][key].to(self.accelerator.device)
@@ -362,6 +375,16 @@ class ZeroEngine(Engine):
                     safe_set_full_optimizer_state(self._parameters[name], value, key)
                 else:
                     safe_set_local_optimizer_state(self._parameters[name], self.part(name, value), key)
+
+    def _link_moments(self) -> None:
+        """Tell stages 1 and 2 where in its group's moments a parameter's are. DeepSpeed 0.19 does it after the step of
+        the first group, when the others have none."""
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        zero = self.model.optimizer
+        if self.stage < 3 and self._steps():
+            for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
+                lazy_init_hp_params_optimizer_state(parameters, flat, zero.optimizer.state)
 
     def _steps(self) -> list[Tensor]:
         base = self.model.optimizer.optimizer

@@ -66,15 +66,15 @@ def launch_train(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     args = launch_command_parser().parse_args(_accelerate_arguments(options, arguments))
     # So that SIGUSR1 reaches the processes and does not end their launcher.
-    os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
+    os.environ.setdefault("PET_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1")
     try:
         launch_command(args)
     except ImportError as error:
         raise ValueError(f"{error}; with vlm: pip install 'vlm[deepspeed]'") from error
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
+        rank, failure = error.get_first_failure()
         if failure.exitcode != PREEMPTED:
-            print(f"vlm: {_first_failure(failure.global_rank, failure.exitcode)}", file=sys.stderr)
+            print(f"vlm: {_first_failure(rank, failure.exitcode)}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as error:
         # The processes had the same signal, and time to end.

@@ -7,9 +7,9 @@ processes; the samples of a step are a pure function of (seed, step), so that a 
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import shutil
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,31 +19,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from jsonargparse import ArgumentParser
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tasks import TASKS
 from vlm.api import VLM
 from vlm.atomic import write_text
-from vlm.batches import num_prompts, record_names, to_device
+from vlm.batches import num_prompts
 from vlm.build import build_model, build_processor
 from vlm.checkpoint import Best, load_newest, save_checkpoint
 from vlm.config import TrainConfig
-from vlm.data.mixture import MixtureDataset, PackingCollator, generator
+from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.positions import Positions
 from vlm.data.sources import read_sources, validation_records
 from vlm.engines import make_accelerator, make_engine
 from vlm.evaluate import quick_validation
 from vlm.launch import PREEMPTED
 from vlm.model import OneLookModel
-from vlm.optim import WeightAverage, decay_start, learning_rate, make_optimizer
+from vlm.optim import WeightAverage, decay_start, make_optimizer
 from vlm.peers import Peers, ProcessError
 from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor
 from vlm.run_folder import as_yaml, earlier_runs, move_aside
 from vlm.run_log import RunLog, Throughput, no_other_bars
+from vlm.training_step import TrainingStep
 
 __all__ = ["Trainer", "main", "parse_config"]
 
@@ -69,7 +67,7 @@ def parse_config(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
     return TrainConfig(**vars(values)), not restart
 
 
-class Trainer:
+class Trainer(TrainingStep):
     """Holds what a run needs; `run` goes through the steps.
 
     Args:
@@ -134,7 +132,6 @@ class Trainer:
         self.skipped, self.skipped_in_a_row = state.get("skipped", (0, 0))
         self.best = Best(self.output / "checkpoints")
         self.peers = Peers(self.accelerator.process_index, world, self._samples)
-        self.stopped = False
         if state:
             self._resume(state)
 
@@ -185,7 +182,7 @@ class Trainer:
             collate_fn=PackingCollator(self.processor),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread,
+            worker_init_fn=_start_worker,
         )
 
     def _samples(self, step: int, rank: int) -> str:
@@ -201,7 +198,7 @@ class Trainer:
         ]
         return f"{', '.join(names)} (positions {first[0]} to {first[-1]})"
 
-    # -- steps ---------------------------------------------------------------------------------------
+    # -- the run --------------------------------------------------------------------------------------
 
     def run(self) -> Path | None:
         """Train to the end; returns the folder of the exported model, or None where a signal stopped it.
@@ -212,10 +209,9 @@ class Trainer:
         config = self.config
         if self.accelerator.is_main_process:
             write_text(self.output / "train.yaml", as_yaml(config))
-        micro_batches = iter(self.loader())
         self.model.train()
         final = None
-        with self._logging() as log, self.peers:
+        with self._logging() as log, self.peers, _iterating(self.loader()) as micro_batches:
             throughput = Throughput()
             for step in range(self.first_step, config.num_steps):
                 with self.peers.step_of_all(step):
@@ -254,95 +250,6 @@ class Trainer:
             due = config.save_every and done % config.save_every == 0
             if last or best or due or self.stopped or done == self._decay_start:
                 self.save(done)
-
-    def update(self, batches: Sequence[dict[str, Any]], step: int) -> dict[str, float]:
-        """One optimizer step over this process's micro-batches; returns what to log.
-
-        Where the gradient is not finite the weights stay as they are, up to `max_skipped_steps` times in a row.
-
-        Raises:
-            FloatingPointError: the loss is not finite, or the gradient was not too often. The weights are still those
-                before the step.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config.num_steps, self.config.optim)
-        sums = self.backward(batches, step)
-        norm = self.engine.step()
-        # The gradient scaler of fp16 skips steps with overflows by itself.
-        if math.isfinite(norm) or self.accelerator.scaler is not None:
-            self.skipped_in_a_row = 0
-            if self.average is not None:
-                self.average.update(self.raw_model)
-        else:
-            self._skip(batches, step, norm)
-        logged = {
-            "loss": float(sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)),
-            "grad_norm": norm,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "tokens": float(sums[:, 1].sum()),
-        }
-        for name, (loss, count) in zip(TASKS, sums.tolist(), strict=True):
-            if count:
-                logged[f"loss/{name}"] = loss / count
-        if self.skipped:
-            logged["skipped_steps"] = self.skipped
-        return logged
-
-    def _skip(self, batches: Sequence[dict[str, Any]], step: int, norm: float) -> None:
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        if self.skipped_in_a_row > self.config.max_skipped_steps:
-            raise FloatingPointError(
-                f"the gradient of step {step + 1} is not finite ({norm}); its records: "
-                f"{self._names_of_all(record_names(batches))}. {_ADVICE}"
-            )
-
-    def _names_of_all(self, names: str) -> str:
-        """What the processes name, each of them where there are several; for all processes together."""
-        if self.accelerator.num_processes == 1:
-            return names
-        found = enumerate(gather_object([names]))
-        return "; ".join(f"{given} (process {rank})" for rank, given in found if given)
-
-    def backward(self, batches: Sequence[dict[str, Any]], step: int) -> Tensor:
-        """Gradients of the whole step's loss; returns its sum of token losses and number of tokens, by task.
-
-        Raises:
-            FloatingPointError: the loss is not finite.
-        """
-        accelerator, device = self.accelerator, self.accelerator.device
-        weight = torch.stack([batch["token_weights"].sum() for batch in batches]).sum().to(device)
-        total = accelerator.reduce(weight, reduction="sum").clamp(min=1e-6)
-        # The last row tells the others that a signal asks this process to stop.
-        sums = torch.zeros(len(TASKS) + 1, 2, device=device)
-        sums[-1] = float(self.peers.stop_asked)
-        broken = []
-        for index, batch in enumerate(batches):
-            tensors = to_device(batch, device)
-            with self.engine.accumulating(index + 1 == len(batches)), self._dropout_of(step, index):
-                output = self.engine.forward(**tensors)
-                # Engines average gradients over processes: undo it, so that the step divides by its tokens alone.
-                self.engine.backward(output.loss_sum * accelerator.num_processes / total)
-            valid = tensors["labels"] != -100
-            tasks, losses = tensors["task_ids"][valid], output.token_loss[valid]
-            sums.index_add_(0, tasks, torch.stack([losses, torch.ones_like(losses)], dim=1))
-            broken.append(~output.token_loss.isfinite().all(dim=1))
-        sums = accelerator.reduce(sums, reduction="sum")
-        self.stopped = bool(sums[-1, 0])
-        sums = sums[:-1]
-        # After the sum over processes, so that all of them stop together.
-        if not math.isfinite(float(sums[:, 0].sum())):
-            names = self._names_of_all(record_names(batches, [mask.tolist() for mask in broken]))
-            raise FloatingPointError(f"the loss of step {step + 1} is not finite; the records: {names}. {_ADVICE}")
-        return sums
-
-    @contextmanager
-    def _dropout_of(self, step: int, micro_batch: int) -> Iterator[None]:
-        """Dropout is a function of seed, step and process, as the samples are: nothing has to be restored."""
-        device = self.accelerator.device
-        seed = generator(self.config.seed, "dropout", step, micro_batch, self.accelerator.process_index).getrandbits(63)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield
 
     # -- what comes of it ----------------------------------------------------------------------------
 
@@ -453,14 +360,22 @@ class Trainer:
         return final
 
 
-_ADVICE = (
-    "Look at them with `vlm data preview`, or lower optim.learning_rate; started again, the run goes on from its last "
-    "checkpoint"
-)
+@contextmanager
+def _iterating(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """Its batches; its workers end with the context, whatever else still holds on to them."""
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    # A scheduler signals all processes of a job; a loader's go on until the checkpoint is written, or for so long.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(25))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
