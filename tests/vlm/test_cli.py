@@ -331,6 +331,20 @@ def test_data_preview_draws(folder: Path, capsys: pytest.CaptureFixture[str]) ->
         assert len(sheet.convert("RGB").getcolors(maxcolors=1 << 20) or ()) > 10
 
 
+def test_data_shards_packs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": name, "image": f"photos/{name}", "image_size": [60, 40]} for name in ("a.jpg", "b.jpg")]
+    file = write_records(folder.parent, [*rows, {**rows[0], "id": "3", "split": "validation"}])
+    assert run("data", "shards", str(file), "packed", "--format", "webdataset", "--shard-size", "0.001") == 0
+    names = ["train-00000-of-00002.tar", "train-00001-of-00002.tar", "validation-00000-of-00001.tar"]
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()] == names
+    assert sorted(path.name for path in Path("packed").iterdir()) == names
+    assert run("data", "shards", str(file), "packed") == 1
+    assert "is there already and not an empty folder" in capsys.readouterr().err
+    write_records(folder.parent, [{**rows[0], "image": "photos/gone.jpg"}])
+    assert run("data", "shards", str(file), "again") == 1
+    assert "record a.jpg: its picture" in capsys.readouterr().err
+
+
 def test_card_also_fills_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = {
         "checkpoint": "embedded",

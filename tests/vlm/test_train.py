@@ -530,6 +530,30 @@ def test_boxed_and_unboxed_records_may_be_weighted_apart(tmp_path: Path, garment
     assert next(iter(run.loader()))["record_ids"]
 
 
+def test_drawn_pictures_are_trained_on_and_resumed(tmp_path: Path, garments: Path) -> None:
+    """Beside others; a run that goes on, with workers, is the unbroken one to the bit."""
+    pytest.importorskip("skia", reason="drawing needs skia-python: pip install 'vlm[synthetic]'")
+    sources = {
+        "drawn": {"reader": "wardrobe", "num": 7, "seed": 5, "size": 64},
+        "read": {"reader": "jsonl", "path": str(garments)},
+    }
+    data = {"num_workers": 0, "stages": [{"patch_budget": 12, "prompts_per_image": 2}], "sources": sources}
+    file = write_config(tmp_path, garments, num_steps=5, batch_size=4, save_every=2, keep_checkpoints=3, data=data)
+    names = {name for batch in trainer(file).loader() for name in batch["record_ids"]}
+    assert {name for name in names if name.startswith("wardrobe-5-")} == {f"wardrobe-5-{n:06d}" for n in range(7)}
+    assert any(name.startswith("drawn-") for name in names)
+    assert main([str(file)]) == 0
+    run = tmp_path / "run"
+    whole, logged = final_state(run), losses(run)
+    for done in list_checkpoints(run / "checkpoints")[1:]:
+        shutil.rmtree(done)
+    assert main([str(file), "--data.num_workers=2"]) == 0
+    assert identical(final_state(run), whole)
+    assert losses(run) == logged
+    source = yaml.safe_load((run / "train.yaml").read_text(encoding="utf-8"))["data"]["sources"]["drawn"]
+    assert (source["num"], source["seed"], source["size"], source["plan"]) == (7, 5, 64, None)
+
+
 # -- the configuration that is shipped -----------------------------------------------------------------
 
 
