@@ -67,6 +67,13 @@ SLEEVES = {"sleeveless": 0, "short": 1, "elbow": 2, "three-quarter": 3, "long": 
 HEAD = ("hat", "cap", "sunglasses", "glasses", "earrings")
 
 
+THERE = r"(?:(?:is|are) there|is the person (?:wearing|carrying)) (.+)"
+COUNT = r"how many (.+) are there"
+PLACE = r"(?:is|are) (the .+) (to the left of|to the right of|above|below) (the .+)"
+SIDE = r"(?:on which side of the picture (?:is|are) (the .+)|which side (?:is|are) (the .+) on)"
+"""Questions that the labels answer and that pixels can confirm, without their question mark."""
+
+
 class Reader:
     """Answers the questions from the labels; "?" where there is no one answer."""
 
@@ -94,9 +101,8 @@ class Reader:
                 item = self.one(match[1])
                 return self.beyond(match[1]) if item is None else self.value(item, name)
         for pattern, answer in (
-            (r"(?:is|are) there (.+)", self.there),
-            (r"is the person (?:wearing|carrying) (.+)", self.there),
-            (r"how many (.+) are there", self.count),
+            (THERE, self.there),
+            (COUNT, self.count),
             (rf"how many things (?:are|have) ({PREDICATE})", self.count_such),
             (rf"(?:which (?:garment|accessory) (?:is|has)|what is) ({PREDICATE})", self.which_is),
             (r"(?:is|are) (the .+) the same colour as (the .+)", lambda a, b: self.same(a, b, "colour")),
@@ -105,9 +111,9 @@ class Reader:
                 r"which (is darker|is lighter|is longer|reaches lower|has longer sleeves), (the .+) or (the .+)",
                 self.more,
             ),
-            (r"(?:is|are) (the .+) (to the left of|to the right of|above|below) (the .+)", self.place),
+            (PLACE, self.place),
             (rf"(?:is|are|do|does) {THE}(?: have)? ({PREDICATE})", self.predicate),
-            (r"(?:on which side of the picture (?:is|are) (the .+)|which side (?:is|are) (the .+) on)", self.side),
+            (SIDE, self.side),
             (r"what is (?:worn )?(under|over|with|above|below) (the .+)", self.neighbour),
             (r"(?:what is|what|what does) .*(head|neck|feet|shoes|carry|carrying).*", self.part),
         ):

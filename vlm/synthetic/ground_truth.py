@@ -92,7 +92,9 @@ def _shows(canvas: MaskCanvas, probe: Probe, alone: Bytes, window: Bytes, shown:
     place = canvas.region(probe.path)
     own = place & alone
     inside = own[canvas.window].astype(bool)
-    total, seen = int(own.sum()), int((inside & shown).sum())
+    # Before the cloth at a shoulder without a sleeve hangs the bare arm: that is what is to be seen there.
+    bare = probe.skin and probe.attribute == "sleeve"
+    total, seen = int(own.sum()), int((inside & (shown | (window == SKIN) if bare else shown)).sum())
     if probe.own:
         return total > 0 and seen >= max(1, probe.share * total)
     if total and seen < 0.35 * total:
