@@ -84,6 +84,8 @@ class ObjectLabel:
         attributes: attribute name -> values. An attribute that is absent is unlabelled, not "none".
         phrases: referring phrases that mean this object.
         parts: boxes of its separate regions (each shoe of a pair), for readers that know them.
+        attribute_provenance: attribute name -> where this one label came from, where that is not `provenance`: labels
+            by rule, which fill what the annotation leaves open.
     """
 
     label: str
@@ -92,6 +94,7 @@ class ObjectLabel:
     phrases: tuple[str, ...] = ()
     parts: tuple[Box, ...] = ()
     provenance: Provenance | None = None
+    attribute_provenance: Mapping[str, Provenance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tasks.base import QA, ObjectLabel, Provenance, Record, TextLabel
 from tasks.boxes import Box
-from tasks.readers.labels import known_garment, read_attributes
+from tasks.readers.labels import WEAK, known_garment, read_attributes, read_weak, with_weak
 from tasks.readers.raw import annotations_root, data_root, photo_folder, photo_size, read_rows
 from tasks.readers.split import draw_ids
 
@@ -30,24 +30,29 @@ _BAGS = ("bag", "clutch", "backpack")
 def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[Record]:
     """All 1,800 photos; those without a mask have captions, questions and attributes but no boxes.
 
+    In training photos, labels by rule (`vlm.data.weak`) fill attributes that nobody has annotated.
+
     `boxes_complete` only where every garment of the annotation was found in the mask. Photos annotated twice keep
     the first annotation; the second is in annotations_second.jsonl, for measuring agreement.
 
     Raises:
         FileNotFoundError: photos or annotations are not where they are expected.
-        ValueError: a word is not in the ontology; names file and line.
+        ValueError: a word is not in the ontology, or a label by rule is broken; names file and line.
     """
     ours = annotations_root(annotations)
     index = {row["id"]: row for _, row in read_rows(ours / "ccp" / "index.jsonl")}
     folder = photo_folder(data_root(root), "ccp", index)
     boxes = {row["id"]: (where, row["items"]) for where, row in read_rows(ours / BOXES)}
     validation = draw_ids((name for name, row in index.items() if row["mask"]), NUM_VALIDATION, seed=SEED)
+    weak = read_weak(ours / "ccp" / WEAK, index)
     for where, row in read_rows(ours / "ccp" / "annotations.jsonl"):
         name = row["id"]
         if name not in index:
             raise ValueError(f"{where}: no photo {name!r} in {ours / 'ccp' / 'index.jsonl'}; add it there")
         provenance = Provenance(source="ccp", annotator=row["annotator"])
+        split = "validation" if name in validation else "train"
         objects = _objects(row, where, boxes.get(name), index[name]["width"], provenance)
+        objects = with_weak(objects, weak.get(name, ()), source="ccp", split=split)
         yield Record(
             id=name,
             image=str(folder / f"{name}.jpg"),
@@ -60,7 +65,7 @@ def read(root: Path | None = None, annotations: Path | None = None) -> Iterator[
             objects_complete=True,
             boxes_complete=bool(objects) and all(item.box is not None for item in objects),
             groups={"annotator": row["annotator"]},
-            split="validation" if name in validation else "train",
+            split=split,
             provenance=provenance,
         )
 

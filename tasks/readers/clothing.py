@@ -4,7 +4,8 @@ Nearly all photos of the published validation split share a contributor with tra
 contributors of at most MAX_GROUP photos, drawn with SEED so that together they have NUM_VALIDATION photos and the
 class shares of the whole, are the validation split, and nothing of theirs is in training.
 
-The garment has a box where it stands out from a plain background (see `vlm.data.weak`).
+The garment has a box where it stands out from a plain background, and in training photos labels by rule fill
+attributes that nobody has annotated (see `vlm.data.weak`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from tasks.base import QA, ObjectLabel, Provenance, Record, TextLabel
 from tasks.boxes import Box
-from tasks.readers.labels import known_garment, read_attributes
+from tasks.readers.labels import WEAK, known_garment, read_attributes, read_weak, with_weak
 from tasks.readers.raw import annotations_root, data_root, photo_folder, photo_size, read_rows
 from tasks.readers.split import balanced_groups
 from tasks.readers.wording import colour_words, describe, is_plural
@@ -58,13 +59,14 @@ def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bo
 
     Raises:
         FileNotFoundError: photos or annotations are not where they are expected.
-        ValueError: a word is not in the ontology; names file and line.
+        ValueError: a word is not in the ontology, or a label by rule is broken; names file and line.
     """
     ours = annotations_root(annotations) / "clothing"
     index = {row["id"]: row for _, row in read_rows(ours / "index.jsonl")}
     folder = photo_folder(data_root(root), "clothing", index)
     validation = _validation_contributors(index)
     found = read_boxes(ours / BOXES) if boxes else {}
+    weak = read_weak(ours / WEAK, index)
     for where, row in read_rows(ours / "annotations.jsonl"):
         name = row["id"]
         if name not in index:
@@ -72,6 +74,7 @@ def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bo
         facts = index[name]
         if facts["label"] not in CLOTHING_CLASSES:
             raise ValueError(f"{where}: unknown class {facts['label']!r}; known: {', '.join(CLOTHING_CLASSES)}")
+        split = "validation" if facts["contributor"] in validation else "train"
         rng = random.Random(f"clothing:{name}")
         provenance = Provenance(source="clothing", annotator=row["annotator"])
         published = Provenance(source="clothing", annotator="published")
@@ -90,12 +93,12 @@ def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bo
             image=str(folder / f"{name}.jpg"),
             image_size=photo_size(facts),
             captions=captions,
-            objects=objects,
+            objects=with_weak(objects, weak.get(name, ()), source="clothing", split=split),
             qa=tuple(questions),
             objects_complete=bool(objects) and name in found,
             boxes_complete=bool(objects) and name in found,
             groups={"contributor": facts["contributor"], "view": row["view"]},
-            split="validation" if facts["contributor"] in validation else "train",
+            split=split,
             provenance=provenance,
         )
 

@@ -227,7 +227,30 @@ class _Row:
             phrases=tuple(phrase for phrase in phrases if isinstance(phrase, str) and phrase.strip()),
             parts=tuple(part for part in parts if part is not None),
             provenance=self.provenance(value, at),
+            attribute_provenance=self.attribute_provenance(value, at),
         )
+
+    def attribute_provenance(self, value: Mapping[str, Any], at: str) -> dict[str, Provenance]:
+        found = value.get("attribute_provenance")
+        if not found:
+            return {}
+        if isinstance(found, (list, tuple)) and all(isinstance(item, Mapping) and "name" in item for item in found):
+            found = {item["name"]: {name: told for name, told in item.items() if name != "name"} for item in found}
+        if not isinstance(found, Mapping):
+            self.report(f"attribute_provenance of {at} is {found!r}", 'write {"material": {"source": ...}}')
+            return {}
+        attributes = dict(self.pairs(value.get("attributes"), "values", f"attributes of {at}"))
+        told: dict[str, Provenance] = {}
+        for name, origin in found.items():
+            if name not in attributes:
+                self.report(
+                    f"{at} has a provenance of {name!r}, but no such attribute", f"give {name} its values, or drop it"
+                )
+                continue
+            provenance = self.provenance({"provenance": origin}, f"{name} of {at}")
+            if provenance is not None:
+                told[name] = provenance
+        return told
 
     def listed(self, value: Mapping[str, Any], name: str, at: str) -> list[Any]:
         found = value.get(name)

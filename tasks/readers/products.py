@@ -2,7 +2,7 @@
 
 Near-duplicates (one product in several colours) share `title_key`; all photos of a key are on one side of the split,
 which is drawn by a hash of the key with SEED. A garment that nobody wears has a box where it stands out from a plain
-background (see `vlm.data.weak`).
+background, and in training photos labels by rule fill attributes that nobody has annotated (see `vlm.data.weak`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from tasks.base import QA, ObjectLabel, Provenance, Record, TextLabel
 from tasks.readers.clothing import BOXES, CLOTHING_QUESTION, garment_questions, lone_box, read_boxes
-from tasks.readers.labels import known_garment, read_attributes
+from tasks.readers.labels import WEAK, known_garment, read_attributes, read_weak, with_weak
 from tasks.readers.raw import annotations_root, data_root, photo_folder, photo_size, read_rows
 from tasks.readers.split import share
 from tasks.readers.titles import COLOURS, Title, read_title, title_key
@@ -42,15 +42,17 @@ def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bo
 
     Raises:
         FileNotFoundError: photos or annotations are not where they are expected.
-        ValueError: a word is not in the ontology; names file and line.
+        ValueError: a word is not in the ontology, or a label by rule is broken; names file and line.
     """
     ours = annotations_root(annotations) / "products"
     rows = list(read_rows(ours / "index.jsonl"))
     folder = photo_folder(data_root(root), "products", (row["id"] for _, row in rows))
     labelled = {row["id"]: (where, row) for where, row in read_rows(ours / "annotations.jsonl")}
     found = read_boxes(ours / BOXES) if boxes else {}
+    weak = read_weak(ours / WEAK, {row["id"] for _, row in rows})
     for where, row in rows:
         key = title_key(row["title"])
+        split = "validation" if share(SEED, key) < VALIDATION_SHARE else "train"
         rng = random.Random(f"products:{row['id']}")
         captions, objects, questions = _labels(row, where, labelled.get(row["id"]), rng)
         alone = len(objects) == 1 and row["id"] in found
@@ -62,12 +64,12 @@ def read(root: Path | None = None, annotations: Path | None = None, *, boxes: bo
             image=str(folder / f"{row['id']}.jpg"),
             image_size=photo_size(row),
             captions=tuple(captions),
-            objects=tuple(objects),
+            objects=with_weak(objects, weak.get(row["id"], ()), source="products", split=split),
             qa=tuple(questions),
             objects_complete=alone,
             boxes_complete=alone,
             groups={"title": key, **view},
-            split="validation" if share(SEED, key) < VALIDATION_SHARE else "train",
+            split=split,
             provenance=Provenance(source="products"),
         )
 

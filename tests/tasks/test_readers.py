@@ -312,6 +312,18 @@ def test_rows_become_records(tmp_path: Path) -> None:
         ({"objects": [{"label": "coat", "attributes": {"colour": []}}]}, "leave the attribute out"),
         ({"objects": [{"label": "coat", "attributes": {"smell": ["old"]}}]}, "'smell' that it cannot have; drop it"),
         ({"objects": [{"label": "coat", "phrases": [""]}]}, "write phrases as texts"),
+        (
+            {"objects": [{"label": "coat", "attribute_provenance": {"colour": {"source": "x"}}}]},
+            "provenance of 'colour', but no such attribute; give colour its values",
+        ),
+        (
+            {"objects": [{"label": "coat", "attributes": {"colour": ["tan"]}, "attribute_provenance": ["colour"]}]},
+            "attribute_provenance of .* write {",
+        ),
+        (
+            {"objects": [{"label": "coat", "attributes": {"colour": ["tan"]}, "attribute_provenance": {"colour": 1}}]},
+            r"provenance of colour of objects\[0\] \(coat\) is 1; write {",
+        ),
         ({"boxes_complete": True}, r'objects\[1\] \("boots"\) has no box'),
         ({"split": "test"}, "split is 'test'; use one of: train, validation"),
         ({"provenance": {"source": "x", "score": 2}}, r"write a probability in \[0, 1\]"),

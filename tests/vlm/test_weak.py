@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,16 +16,24 @@ from PIL import Image, ImageDraw
 
 from tasks.base import ObjectLabel, Provenance, Record
 from tasks.boxes import Box, iou
+from tasks.ontology import attributes_of
 from tasks.readers.clothing import lone_box, read_boxes
+from tasks.readers.labels import read_weak, with_weak
+from tasks.readers.raw import annotations_root, read_rows
 from vlm.data.label_functions import (
     LabelFunction,
+    Photo,
+    PlainPhoto,
     Precision,
+    annotated,
     colour_functions,
     implied_function,
     precision,
     sleeve_function,
 )
-from vlm.data.weak import CONFIG, load_limits, lone_records, plain_box, usable, write_boxes
+from vlm.data.weak import CONFIG, lone_records, plain_box, write_boxes
+from vlm.data.weak_labels import Limits, Measured, fits, halves, load_limits, measure, rows_of, usable, write_rows
+from vlm.synthetic.cloth_edits import Work, recolour_garment
 from vlm.synthetic.masked_photo import MaskedPhoto, boxed
 
 SHIRT = (60, 40, 140, 200)
@@ -190,24 +201,168 @@ def test_precision_counts_what_was_given() -> None:
     assert nothing.lower == 0
 
 
-def test_functions_below_the_declared_precision_are_not_used() -> None:
-    limits = load_limits(CONFIG)
-    good, bad, rare = (
-        LabelFunction(name=name, attribute="sleeve", label=lambda photo, index: None) for name in ("g", "b", "r")
+# -- which are used ------------------------------------------------------------------------------------------
+
+LIMITS = Limits(min_precision=0.9, min_given=5)
+
+
+def told(function: LabelFunction, chosen: tuple[int, int], held_out: tuple[int, int]) -> Measured:
+    return Measured(
+        function=function,
+        chosen=Precision(right=chosen[0], given=chosen[1], possible=200),
+        held_out=Precision(right=held_out[0], given=held_out[1], possible=200),
     )
-    measured = [
-        (good, Precision(right=95, given=100, possible=200)),
-        (bad, Precision(right=70, given=100, possible=200)),
-        (rare, Precision(right=2, given=2, possible=200)),
-    ]
-    assert usable(measured, **limits) == [good]
 
 
-def test_limits_are_checked(tmp_path: Path) -> None:
+def test_functions_below_the_declared_precision_are_not_used() -> None:
+    good, lucky, unlucky, rare, looked_at = (
+        told(implied_function("coat", "sleeve", value), chosen, held_out)
+        for value, chosen, held_out in [
+            ("long", (95, 100), (91, 100)),
+            ("short", (99, 100), (89, 100)),
+            ("sleeveless", (89, 100), (99, 100)),
+            ("elbow", (4, 4), (99, 99)),
+            ("not clear", (99, 99), (99, 99)),
+        ]
+    )
+    limits = Limits(min_precision=0.9, min_given=5, refused=("coat: not clear",))
+    assert usable([good, lucky, unlucky, rare, looked_at], limits) == [good]
+
+
+def test_functions_are_fitted_on_one_half_and_measured_on_both() -> None:
+    photos = REDS + BLUES
+    chosen, held_out = halves(photos)
+    assert sorted(photo.record.id for photo in chosen + held_out) == sorted(photo.record.id for photo in photos)
+    asked: list[Sequence[Photo]] = []
+
+    def fit(shown: Sequence[Photo]) -> list[LabelFunction]:
+        asked.append(shown)
+        return [implied_function("coat", "sleeve", "long")]
+
+    [found] = measure(photos, fit)
+    assert asked == [chosen]
+    for half, result in ((chosen, found.chosen), (held_out, found.held_out)):
+        reds = sum(photo.record.id.startswith("red") for photo in half)
+        assert result == Precision(right=reds, given=len(half), possible=len(half))
+
+
+def test_annotations_of_another_data_set_decide_there() -> None:
+    function = told(implied_function("coat", "sleeve", "long"), (99, 100), (98, 100))
+    assert fits([function], REDS, LIMITS) == {"coat: long": (function.function, 1.0)}
+    assert fits([function], BLUES, LIMITS) == {}
+    assert fits([function], BLUES[:3], LIMITS) == {"coat: long": (function.function, 0.98)}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("min_precision: 1.5\nmin_given: 1\n", r"min_precision is 1.5 .*expected a share in \(0, 1\]"),
+        ("min_precision: 0.5\n", "expected min_precision, min_given and perhaps refused"),
+        ("min_precision: 0.5\nmin_given: 1\nrefused: coat\n", "refused is 'coat'; expected a list"),
+    ],
+)
+def test_limits_are_checked(tmp_path: Path, text: str, said: str) -> None:
     file = tmp_path / "weak.yaml"
-    file.write_text("min_precision: 1.5\nmin_given: 1\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"expected min_precision in \(0, 1\]"):
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"weak.yaml: {said}"):
         load_limits(file)
-    file.write_text("min_precision: 0.5\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="expected exactly min_precision and min_given"):
-        load_limits(file)
+
+
+# -- labels in training --------------------------------------------------------------------------------------
+
+
+def test_only_what_is_open_in_training_photos_is_labelled() -> None:
+    jeans = ObjectLabel(label="jeans")
+    known = replace(jeans, attributes={"material": ("cotton",)})
+    photo = Record(id="a", image="", image_size=(9, 9), objects=(known, jeans))
+    photos = [PlainPhoto(record=photo), PlainPhoto(record=replace(photo, id="b", split="validation"))]
+    better, other = implied_function("jeans", "material", "denim"), implied_function("jeans", "material", "cotton")
+    rows = list(rows_of(photos, {"other": (other, 0.91), "better": (better, 0.987654)}))
+    assert rows == [
+        {
+            "id": "a",
+            "object": 1,
+            "garment": "jeans",
+            "attribute": "material",
+            "value": "denim",
+            "function": "jeans: denim",
+            "precision": 0.9877,
+        }
+    ]
+
+
+ROW = {
+    "id": "a", "object": 0, "garment": "jeans", "attribute": "material", "value": "denim", "function": "jeans: denim",
+    "precision": 0.98,
+}  # fmt: skip
+
+
+def test_labels_by_rule_fill_what_is_open_and_say_where_they_come_from(tmp_path: Path) -> None:
+    path = tmp_path / "weak.jsonl"
+    write_rows([ROW, {**ROW, "id": "b", "object": 1}], path)
+    labels = read_weak(path, {"a", "b"})
+    jeans = ObjectLabel(label="jeans", attributes={"colour": ("blue",), "fit": ("slim",)})
+    [found] = with_weak([jeans], labels["a"], source="ccp", split="train")
+    assert found.attributes == {"colour": ("blue",), "material": ("denim",), "fit": ("slim",)}
+    assert list(found.attributes) == [name for name in attributes_of("jeans") if name in found.attributes]
+    assert found.attribute_provenance == {
+        "material": Provenance(source="ccp", annotator="weak: jeans: denim", score=0.98)
+    }
+    assert annotated(found) == jeans.attributes
+    [kept] = with_weak([replace(jeans, attributes={"material": ("cotton",)})], labels["a"], source="ccp", split="train")
+    assert kept.attributes == {"material": ("cotton",)} and not kept.attribute_provenance
+    assert read_weak(tmp_path / "none.jsonl", {"a"}) == {}
+
+
+def test_labels_by_rule_are_for_the_photo_that_they_were_made_for(tmp_path: Path) -> None:
+    path = tmp_path / "weak.jsonl"
+    write_rows([ROW], path)
+    labels = read_weak(path, {"a"})["a"]
+    jeans, coat = ObjectLabel(label="jeans"), ObjectLabel(label="coat")
+    with pytest.raises(ValueError, match=r"weak.jsonl:1: its photo is in the validation split"):
+        with_weak([jeans], labels, source="ccp", split="validation")
+    with pytest.raises(ValueError, match=r"weak.jsonl:1: object 0 is coat; expected jeans.*--labels` again"):
+        with_weak([coat, jeans], labels, source="ccp", split="train")
+    with pytest.raises(ValueError, match="object 0 is nothing"):
+        with_weak([], labels, source="ccp", split="train")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"id": "z"}, "no photo 'z'"),
+        ({"object": -1}, "object is -1"),
+        ({"object": True}, "object is True"),
+        ({"garment": "jeanz"}, "unknown garment 'jeanz'"),
+        ({"attribute": "sleeve"}, "jeans has no 'sleeve'"),
+        ({"value": "tin"}, "unknown material 'tin'"),
+        ({"function": ""}, "expected texts in"),
+        ({"precision": 1.5}, "precision is 1.5"),
+        ({"more": 1}, "expected texts in"),
+    ],
+)
+def test_broken_labels_by_rule_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    path = tmp_path / "weak.jsonl"
+    write_rows([ROW, {**ROW, **change}], path)
+    with pytest.raises(ValueError, match=f"weak.jsonl:2: .*{said}"):
+        read_weak(path, {"a"})
+
+
+@pytest.mark.parametrize("source", ["ccp", "clothing", "products"])
+def test_the_labels_that_we_keep_are_of_functions_that_may_be_used(source: str) -> None:
+    limits = load_limits(CONFIG)
+    rows = [row for _, row in read_rows(annotations_root() / source / "weak.jsonl")]
+    assert rows
+    assert {row["function"] for row in rows}.isdisjoint(limits.refused)
+    assert min(row["precision"] for row in rows) >= limits.min_precision
+
+
+def test_an_edit_of_colour_or_pattern_is_not_by_rule_any_more() -> None:
+    person_in_red = REDS[0]
+    [coat] = person_in_red.record.objects
+    rule = Provenance(source="ccp", annotator="weak: x", score=0.9)
+    coat = replace(coat, attribute_provenance={"colour": rule, "pattern": rule, "sleeve": rule})
+    work = Work.of(replace(person_in_red, record=replace(person_in_red.record, objects=(coat,))))
+    recolour_garment(work, 0, random.Random(0), np.random.default_rng(0), colour="navy")
+    assert work.objects[0].attributes["colour"] == ("navy",)
+    assert work.objects[0].attribute_provenance == {"sleeve": rule}

@@ -12,32 +12,53 @@ for itself.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tasks.base import ObjectLabel, Record
 from tasks.ontology import NOT_VISIBLE, default_ontology
 from vlm.synthetic.masked_photo import MaskedPhoto
 from vlm.synthetic.recolour import to_oklab
 
 __all__ = [
-    "IMPLIED",
     "LabelFunction",
+    "Photo",
+    "PlainPhoto",
     "Precision",
+    "annotated",
     "colour_functions",
     "implied_function",
     "label_functions",
     "precision",
     "sleeve_function",
+    "usual_functions",
 ]
 
 Floats = NDArray[np.float64]
 FITTED = 0.93
 """Precision that limits are fitted to, above the declared one: what is fitted loses some on other photos."""
+_NO_RULE = ("colour", "closure")
+_SAYS_NOTHING = (NOT_VISIBLE, "not clear", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainPhoto:
+    """A photo without a mask: only what goes by the garment's word can label it."""
+
+    record: Record
+
+
+Photo = MaskedPhoto | PlainPhoto
+
+
+def annotated(item: ObjectLabel) -> dict[str, tuple[str, ...]]:
+    """Its attributes without those that a labelling function gave."""
+    return {name: values for name, values in item.attributes.items() if name not in item.attribute_provenance}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +69,13 @@ class LabelFunction:
         name: for tables.
         attribute: of the ontology.
         label: (photo, index of the object) -> value, or None where it cannot tell.
+        needs_mask: whether it tells nothing of a PlainPhoto.
     """
 
     name: str
     attribute: str
-    label: Callable[[MaskedPhoto, int], str | None]
+    label: Callable[[Photo, int], str | None]
+    needs_mask: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +112,12 @@ class Precision:
         return self.given >= min_given and self.value >= least
 
 
-def precision(function: LabelFunction, photos: Iterable[MaskedPhoto]) -> Precision:
-    """Of a function, against the annotations of the photos. A garment that shares its mask label is passed over."""
+def precision(function: LabelFunction, photos: Iterable[Photo]) -> Precision:
+    """Of a function, against the annotations of the photos."""
     right = given = possible = 0
     for photo in photos:
         for index, item in enumerate(photo.record.objects):
-            wanted = item.attributes.get(function.attribute)
+            wanted = annotated(item).get(function.attribute)
             if not wanted:
                 continue
             possible += 1
@@ -184,7 +207,7 @@ def colour_functions(photos: Sequence[MaskedPhoto], *, least: float = FITTED) ->
     garments: list[tuple[Floats, tuple[str, ...], bool]] = []
     for photo in photos:
         for index, item in enumerate(photo.record.objects):
-            colours = item.attributes.get("colour", ())
+            colours = annotated(item).get("colour", ())
             features = _cloth_features(photo, index) if colours else None
             if features is not None:
                 plain = len(colours) == 1 and item.attributes.get("pattern", ("",))[0] == "solid"
@@ -203,14 +226,14 @@ def colour_functions(photos: Sequence[MaskedPhoto], *, least: float = FITTED) ->
     limits = {name: _limit(sorted(told[name]), least) for name in prototypes.names}
 
     def function(colour: str, limit: float) -> LabelFunction:
-        def label(photo: MaskedPhoto, index: int) -> str | None:
-            features = _cloth_features(photo, index)
+        def label(photo: Photo, index: int) -> str | None:
+            features = _cloth_features(photo, index) if isinstance(photo, MaskedPhoto) else None
             if features is None:
                 return None
             name, share = prototypes.nearest(features)
             return colour if name == colour and -share <= limit else None
 
-        return LabelFunction(name=f"pixels: {colour}", attribute="colour", label=label)
+        return LabelFunction(name=f"pixels: {colour}", attribute="colour", label=label, needs_mask=True)
 
     return [function(name, limit) for name, limit in limits.items() if limit is not None]
 
@@ -262,7 +285,7 @@ def sleeve_function(photos: Sequence[MaskedPhoto], *, least: float = FITTED) -> 
     measured: list[tuple[float, str]] = []
     for photo in photos:
         for index, item in enumerate(photo.record.objects):
-            value = item.attributes.get("sleeve", (NOT_VISIBLE,))[0]
+            value = annotated(item).get("sleeve", (NOT_VISIBLE,))[0]
             bare = _bare_arms(photo, index)
             if bare is not None:
                 measured.append((bare, value))
@@ -270,15 +293,15 @@ def sleeve_function(photos: Sequence[MaskedPhoto], *, least: float = FITTED) -> 
     long_below = _limit([(bare, value == "long") for bare, value in measured], least)
     bare_above = _limit([(-bare, value == "sleeveless") for bare, value in reversed(measured)], least)
 
-    def label(photo: MaskedPhoto, index: int) -> str | None:
-        bare = _bare_arms(photo, index)
+    def label(photo: Photo, index: int) -> str | None:
+        bare = _bare_arms(photo, index) if isinstance(photo, MaskedPhoto) else None
         if bare is None:
             return None
         if long_below is not None and bare <= long_below:
             return "long"
         return "sleeveless" if bare_above is not None and -bare <= bare_above else None
 
-    return LabelFunction(name="sleeve from skin", attribute="sleeve", label=label)
+    return LabelFunction(name="sleeve from skin", attribute="sleeve", label=label, needs_mask=True)
 
 
 def _limit(measured: Sequence[tuple[float, bool]], least: float) -> float | None:
@@ -299,60 +322,37 @@ def _limit(measured: Sequence[tuple[float, bool]], least: float) -> float | None
 
 # -- what the word says --------------------------------------------------------------------------------------
 
-IMPLIED: Mapping[tuple[str, str], str] = {
-    ("hoodie", "neckline"): "hooded",
-    ("blazer", "neckline"): "lapel",
-    ("coat", "neckline"): "lapel",
-    ("shirt", "neckline"): "collared",
-    ("polo shirt", "neckline"): "collared",
-    ("t-shirt", "sleeve"): "short",
-    ("tank top", "sleeve"): "sleeveless",
-    ("vest", "sleeve"): "sleeveless",
-    ("blazer", "sleeve"): "long",
-    ("coat", "sleeve"): "long",
-    ("jacket", "sleeve"): "long",
-    ("cardigan", "sleeve"): "long",
-    ("sweater", "sleeve"): "long",
-    ("sweatshirt", "sleeve"): "long",
-    ("hoodie", "sleeve"): "long",
-    ("shirt", "sleeve"): "long",
-    ("t-shirt", "neckline"): "crew",
-    ("jeans", "material"): "denim",
-    ("sweater", "material"): "knit",
-    ("cardigan", "material"): "knit",
-    ("boots", "material"): "leather",
-    ("heels", "material"): "leather",
-    ("loafers", "material"): "leather",
-    ("belt", "material"): "leather",
-    ("sunglasses", "material"): "plastic",
-    ("leggings", "fit"): "tight",
-    ("cardigan", "closure"): "open",
-    ("coat", "closure"): "open",
-    ("blazer", "closure"): "open",
-    ("t-shirt", "closure"): "none",
-    ("sweater", "closure"): "none",
-    ("jeans", "length"): "full",
-    ("trousers", "length"): "full",
-    ("leggings", "length"): "full",
-    ("jacket", "length"): "hip",
-    ("blazer", "length"): "hip",
-}
-"""(garment, attribute) -> what it is said to be."""
-
 
 def implied_function(garment: str, attribute: str, value: str) -> LabelFunction:
-    """The word alone says it: a hoodie has a hood."""
+    """The word alone says it: jeans are of denim."""
 
-    def label(photo: MaskedPhoto, index: int) -> str | None:
+    def label(photo: Photo, index: int) -> str | None:
         return value if photo.record.objects[index].label == garment else None
 
     return LabelFunction(name=f"{garment}: {value}", attribute=attribute, label=label)
 
 
-def label_functions(photos: Sequence[MaskedPhoto]) -> list[LabelFunction]:
+def usual_functions(photos: Iterable[Photo], *, least: float = FITTED) -> list[LabelFunction]:
+    """For each garment and attribute whose commonest value has a share of at least `least`, a function that says it.
+
+    Colours are left out: what most of them are is no rule. So are closures: an annotation passes them over where
+    there is nothing to close, so that the commonest of those it names says nothing of the rest.
+    """
+    told: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for photo in photos:
+        for item in photo.record.objects:
+            for name, values in annotated(item).items():
+                if name not in _NO_RULE:
+                    told[item.label, name][values[0]] += 1
+    found = []
+    for (garment, name), counts in sorted(told.items()):
+        value, number = counts.most_common(1)[0]
+        if number >= max(_LEAST_MEASURED, least * counts.total()) and value not in _SAYS_NOTHING:
+            found.append(implied_function(garment, name, value))
+    return found
+
+
+def label_functions(photos: Sequence[Photo]) -> list[LabelFunction]:
     """All there are, fitted on these photos."""
-    return [
-        *colour_functions(photos),
-        sleeve_function(photos),
-        *(implied_function(garment, attribute, value) for (garment, attribute), value in IMPLIED.items()),
-    ]
+    masked = [photo for photo in photos if isinstance(photo, MaskedPhoto)]
+    return [*colour_functions(masked), sleeve_function(masked), *usual_functions(photos)]

@@ -55,6 +55,9 @@ def _object_row(item: ObjectLabel) -> dict[str, Any]:
         "phrases": list(item.phrases),
         "parts": [_numbers(part) for part in item.parts],
         **_provenance(item.provenance),
+        "attribute_provenance": {
+            name: _provenance(origin)["provenance"] for name, origin in item.attribute_provenance.items()
+        },
     }
     return {name: value for name, value in row.items() if value not in (None, [], {})}
 
@@ -84,7 +87,7 @@ def write_jsonl(records: Iterable[Record], path: str | os.PathLike[str]) -> int:
 
 def write_parquet(records: Iterable[Record], path: str | os.PathLike[str]) -> int:
     """As `write_jsonl`. Every row has every column, and names that vary (attributes, groups) become lists of
-    {"name", "values"}: Parquet needs one schema."""
+    {"name", ...}: Parquet needs one schema."""
     from datasets import Dataset
 
     target = Path(path)
@@ -110,9 +113,12 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
     def with_columns(values: Iterable[Mapping[str, Any]], *names: str) -> list[dict[str, Any]]:
         return [{name: value.get(name) for name in names} | {"provenance": _filled(value)} for value in values]
 
-    objects = with_columns(row.get("objects", ()), "label", "box", "phrases", "parts", "attributes")
+    names = ("label", "box", "phrases", "parts", "attributes", "attribute_provenance")
+    objects = with_columns(row.get("objects", ()), *names)
     for item in objects:
         item["attributes"] = [{"name": name, "values": values} for name, values in (item["attributes"] or {}).items()]
+        origins = (item["attribute_provenance"] or {}).items()
+        item["attribute_provenance"] = [{"name": name, **_origin(origin)} for name, origin in origins]
         item["phrases"], item["parts"] = item["phrases"] or [], item["parts"] or []
     return {
         "id": row["id"],
@@ -131,7 +137,11 @@ def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filled(value: Mapping[str, Any]) -> dict[str, Any] | None:
     found = value.get("provenance")
-    return None if found is None else {name: found.get(name) for name in ("source", "annotator", "score")}
+    return None if found is None else _origin(found)
+
+
+def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: provenance.get(name) for name in ("source", "annotator", "score")}
 
 
 def _features() -> Any:
@@ -153,6 +163,7 @@ def _features() -> Any:
                     "parts": List(List(number)),
                     "attributes": List({"name": text, "values": List(text)}),
                     "provenance": provenance,
+                    "attribute_provenance": List({"name": text, **provenance}),
                 }
             ),
             "qa": List({"question": text, "answer": text, "provenance": provenance}),

@@ -122,9 +122,15 @@ def recolour_garment(
         attributes={**item.attributes, "colour": (colour,)},
         phrases=(),
         provenance=Provenance(source="ccp", annotator=f"counterfactual: {said}"),
+        attribute_provenance=_untouched(item),
     )
     work.done.append("recolour")
     work.texts_hold = False
+
+
+def _untouched(item: ObjectLabel) -> dict[str, Provenance]:
+    """Where labels came from that an edit of colour or pattern leaves alone."""
+    return {name: origin for name, origin in item.attribute_provenance.items() if name not in ("colour", "pattern")}
 
 
 _GROUNDS: Mapping[str, tuple[str, ...]] = {
@@ -189,6 +195,7 @@ def print_garment(
         attributes=_with_pattern(item, colours, kind),
         phrases=(),
         provenance=Provenance(source="ccp", annotator=f"counterfactual: {said}"),
+        attribute_provenance=_untouched(item),
     )
     work.done.append("pattern")
     work.texts_hold = False

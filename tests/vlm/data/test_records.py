@@ -27,6 +27,7 @@ FULL = Record(
             phrases=("the boots", "tan boots"),
             parts=(Box(1, 2.25, 10, 40), Box(20, 3, 30, 40)),
             provenance=Provenance(source="s"),
+            attribute_provenance={"pattern": Provenance(source="s", annotator="weak: by rule", score=0.95)},
         ),
         ObjectLabel(label="hat", box=Box(0, 0, 1, 1)),
     ),
