@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,11 @@ class Ontology:
 
     def kind_of(self, garment: str) -> str:
         """The kind that a known garment belongs to."""
-        return next(kind for kind, garments in self.kinds.items() if garment in garments)
+        return self._kinds_of[garment]
+
+    @cached_property
+    def _kinds_of(self) -> dict[str, str]:
+        return {garment: kind for kind, garments in self.kinds.items() for garment in garments}
 
 
 def load_ontology(path: str | Path) -> Ontology:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 
 from tasks.base import ObjectLabel, Record
 from tasks.ontology import default_ontology
@@ -73,14 +74,16 @@ def do(item: ObjectLabel) -> str:
     return "do" if is_plural(item.label) else "does"
 
 
-_TELLING = {
+_TELLING: Mapping[str, tuple[str, ...]] = {
     "colour": (*default_ontology().values["colour"], "multicoloured"),
     "pattern": tuple(ADJECTIVES.values()),
     "sleeve": ("sleeve", "sleeves", "sleeved", "sleeveless"),
     "length": tuple(LENGTHS.values()),
     "material": tuple(MATERIALS.values()),
 }
+_TOLD = {name: re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b") for name, words in _TELLING.items()}
 
 
 def _tells(phrase: str, attribute: str) -> bool:
-    return any(re.search(rf"\b{word}\b", phrase) for word in _TELLING.get(attribute, ()))
+    told = _TOLD.get(attribute)
+    return told is not None and told.search(phrase) is not None
