@@ -41,6 +41,9 @@ class SourceConfig:
     boxes: bool | None = None
     """True: only records in which some garment has a box; False: only the others; None: all. A reader may be named
     twice, so that few boxed photos can be drawn more often than many without."""
+    repeat_rare: float | None = None
+    """Records with a garment or value that fewer than this share of the source's records have come more often in a
+    pass (see `vlm.data.rare`)."""
     num: int | None = None
     """Of the reader wardrobe: different pictures, before they come again; 100000 if not given."""
     seed: int | None = None
@@ -54,6 +57,10 @@ class SourceConfig:
         known = (*READERS, *_OF_OUR_OWN)
         _require(self.reader in known, f"unknown reader {self.reader!r}; known: {', '.join(known)}")
         _require(self.weight >= 0, f"source {self.reader}: weight is {self.weight}; expected 0 or more")
+        _require(
+            self.repeat_rare is None or 0 < self.repeat_rare <= 1,
+            f"source {self.reader}: repeat_rare is {self.repeat_rare}; expected a share in (0, 1]",
+        )
         _require(
             self.reader != "shards" or self.path is not None,
             "source shards: path is missing; name the folder that `vlm data shards` wrote",
@@ -73,7 +80,7 @@ class SourceConfig:
         for name, least in (("num", 1), ("size", 64)):
             value = getattr(self, name)
             _require(value >= least, f"source wardrobe: {name} is {value}; expected at least {least}")
-        for name in ("path", "boxes"):
+        for name in ("path", "boxes", "repeat_rare"):
             value = getattr(self, name)
             _require(value is None, f"source wardrobe: {name} is {value!r}, but its pictures are drawn; drop it")
         _require(
@@ -128,6 +135,8 @@ class StageConfig:
     what the others are padded to."""
     task_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
     """Relative share of each task among the prompts; 0 leaves a task out."""
+    sources: dict[str, float] | None = None
+    """Weights of sources in this stage, in place of their own; those that are not named are left out."""
 
     def __post_init__(self) -> None:
         _require(0 < self.until <= 1, f"stage.until is {self.until}; expected a share in (0, 1]")
@@ -159,6 +168,9 @@ class DataConfig:
     """How pictures are varied."""
     stages: tuple[StageConfig, ...] = (StageConfig(),)
     """In order; the last one ends at 1.0."""
+    temperature: float | None = None
+    """Multiplies a source's weight by its number of records to the power of 1 / temperature (Raffel et al., 2020): at
+    1 sources come by their size, the higher the more equally. None: by their weight alone."""
     num_workers: int = 1
     """Loader processes; the samples do not depend on it."""
 
@@ -172,6 +184,22 @@ class DataConfig:
         _require(
             bool(ends) and ends == sorted(set(ends)) and math.isclose(ends[-1], 1.0),
             f"stages end at {ends}; expected rising shares that end at 1.0",
+        )
+        for number, stage in enumerate(self.stages):
+            if stage.sources is not None:
+                unknown = [name for name in stage.sources if name not in self.sources]
+                _require(
+                    not unknown and any(weight > 0 for weight in stage.sources.values()),
+                    f"stages[{number}].sources is {stage.sources}; expected weights, at least one above 0, of: "
+                    + ", ".join(self.sources),
+                )
+                _require(
+                    all(weight >= 0 for weight in stage.sources.values()),
+                    f"stages[{number}].sources is {stage.sources}; expected weights of 0 or more",
+                )
+        _require(
+            self.temperature is None or self.temperature > 0,
+            f"data.temperature is {self.temperature}; expected a number above 0, or null",
         )
         _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; expected 0 or more")
 

@@ -171,6 +171,7 @@ class Trainer(TrainingStep):
             seed=config.seed,
             num_positions=config.num_steps * config.batch_size,
             task_loss_weights=config.task_loss_weights,
+            temperature=config.data.temperature,
         )
 
     def loader(self) -> DataLoader[Any]:

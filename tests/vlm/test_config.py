@@ -48,6 +48,22 @@ TASK_NAMES = ", ".join(TASKS)
             {"reader": "jsonl", "size": 96, "plan": "plan.jsonl"},
             "source jsonl: size, plan can be set for the reader wardrobe only; drop them",
         ),
+        (
+            SourceConfig,
+            {"reader": "ccp", "repeat_rare": 0},
+            "source ccp: repeat_rare is 0; expected a share in (0, 1]",
+        ),
+        (
+            data,
+            {"stages": [StageConfig(sources={"yours": 1.0})]},
+            "stages[0].sources is {'yours': 1.0}; expected weights, at least one above 0, of: mine",
+        ),
+        (
+            data,
+            {"stages": [StageConfig(sources={"mine": 0.0})]},
+            "stages[0].sources is {'mine': 0.0}; expected weights, at least one above 0, of: mine",
+        ),
+        (data, {"temperature": 0.0}, "data.temperature is 0.0; expected a number above 0, or null"),
         (SourceConfig, {"reader": "wardrobe", "num": 0}, "source wardrobe: num is 0; expected at least 1"),
         (SourceConfig, {"reader": "wardrobe", "size": 63}, "source wardrobe: size is 63; expected at least 64"),
         (

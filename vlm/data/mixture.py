@@ -24,6 +24,7 @@ from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.augment import augment
 from vlm.data.maps import GarmentMap, garment_map
 from vlm.data.pictures import Pictures
+from vlm.data.rare import repeated_rows
 from vlm.data.regions import Region, region_classes, regions_of
 from vlm.processor import OneLookProcessor, PackedTarget
 
@@ -57,15 +58,23 @@ class SourceSchedule:
     Args:
         in_order: sources whose passes are not shuffled: of millions of pictures the order alone would take seconds
             and memory in every worker.
+        rows: for sources whose records come differently often: the numbers of a pass, some of them several times.
 
     Raises:
         ValueError: a source with a weight but no records.
     """
 
     def __init__(
-        self, sizes: Mapping[str, int], weights: Mapping[str, float], seed: int, in_order: Collection[str] = ()
+        self,
+        sizes: Mapping[str, int],
+        weights: Mapping[str, float],
+        seed: int,
+        in_order: Collection[str] = (),
+        rows: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        self.names = [name for name in sizes if weights[name] > 0]
+        self.rows = {name: np.asarray(numbers) for name, numbers in (rows or {}).items()}
+        sizes = {name: len(self.rows.get(name, range(size))) for name, size in sizes.items()}
+        self.names = [name for name in sizes if weights.get(name, 0) > 0]
         empty = [name for name in self.names if sizes[name] == 0]
         if empty:
             raise ValueError(f"sources without records: {', '.join(empty)}; set their weight to 0 or check their paths")
@@ -102,7 +111,9 @@ class SourceSchedule:
         number, index = divmod(drawn, self.sizes[name])
         if name in self.in_order:
             return name, index
-        order = self._shuffled(self._passes, (name, number), np.arange(self.sizes[name]), "pass", name, number)
+        rows = self.rows.get(name)
+        values = np.arange(self.sizes[name]) if rows is None else rows
+        order = self._shuffled(self._passes, (name, number), values, "pass", name, number)
         return name, int(order[index])
 
 
@@ -132,6 +143,7 @@ class MixtureDataset(Dataset[Sample]):
         pictures: source name -> its pictures.
         stage_at: position -> stage.
         task_loss_weights: factor on a task's tokens.
+        temperature: see `DataConfig.temperature`.
     """
 
     def __init__(
@@ -145,14 +157,18 @@ class MixtureDataset(Dataset[Sample]):
         seed: int,
         num_positions: int,
         task_loss_weights: Mapping[str, float] | None = None,
+        temperature: float | None = None,
     ) -> None:
         self.pictures = dict(pictures)
-        self.schedule = SourceSchedule(
-            {name: len(rows) for name, rows in self.pictures.items()},
-            {name: sources[name].weight for name in self.pictures},
-            seed,
-            [name for name, rows in self.pictures.items() if rows.in_order],
-        )
+        self.sources = dict(sources)
+        self.temperature = temperature
+        rare = {name: source.repeat_rare for name, source in sources.items() if name in pictures}
+        self._rows = {
+            name: repeated_rows(pictures[name].records, threshold)
+            for name, threshold in rare.items()
+            if threshold is not None
+        }
+        self._schedules: dict[tuple[tuple[str, float], ...], SourceSchedule] = {}
         self.processor = processor
         self.stage_at = stage_at
         self.augment_config = augment_config
@@ -162,6 +178,23 @@ class MixtureDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         return self.num_positions
+
+    def schedule(self, position: int) -> tuple[str, int]:
+        """The source and the number of the record at a position."""
+        stage = self.stage_at(position)
+        weights = {
+            name: source.weight if stage.sources is None else stage.sources.get(name, 0.0)
+            for name, source in self.sources.items()
+            if name in self.pictures
+        }
+        key = tuple(weights.items())
+        if key not in self._schedules:
+            sizes = {name: len(self.pictures[name]) for name in weights}
+            if self.temperature is not None:
+                weights = {name: weight * sizes[name] ** (1 / self.temperature) for name, weight in weights.items()}
+            in_order = [name for name, rows in self.pictures.items() if rows.in_order]
+            self._schedules[key] = SourceSchedule(sizes, weights, self.seed, in_order, self._rows)
+        return self._schedules[key](position)
 
     def __getitem__(self, position: int) -> Sample:
         name, index = self.schedule(position)

@@ -22,6 +22,7 @@ from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.mixture import BLOCK, MixtureDataset, PackingCollator, SourceSchedule, draw_examples
 from vlm.data.pictures import PhotoFiles
 from vlm.data.positions import Positions
+from vlm.data.rare import repeat_factors, repeated_rows
 from vlm.data.records import read_records
 from vlm.processor import OneLookProcessor
 
@@ -140,6 +141,13 @@ def test_a_resumed_run_goes_on_where_it_was() -> None:
     assert whole[:3] == [[0, 1, 2, 3], [4, 5], [6, 7, 8, 9]]
 
 
+def test_rows_come_as_often_as_they_are_named() -> None:
+    schedule = SourceSchedule({"a": 4, "b": 50}, {"a": 1.0, "b": 1.0}, seed=0, rows={"a": [0, 1, 1, 3, 3, 3]})
+    found = drawn(schedule, "a", 12)
+    assert sorted(found[:6]) == sorted(found[6:]) == [0, 1, 1, 3, 3, 3]
+    assert drawn(schedule, "b", 90) == drawn(SourceSchedule({"a": 6, "b": 50}, {"a": 1.0, "b": 1.0}, seed=0), "b", 90)
+
+
 # -- which prompts -------------------------------------------------------------------------------------
 
 
@@ -176,12 +184,16 @@ def dataset(
     seed: int = 0,
     stage: StageConfig | None = None,
     augment: AugmentConfig | None = None,
+    rare: float | None = None,
     **options: Any,
 ) -> MixtureDataset:
     records = [record for record in read_records(garments) if record.split == "train"]
     return MixtureDataset(
         {"first": PhotoFiles(records[:4]), "second": PhotoFiles(records[4:])},
-        {"first": SourceConfig(reader="jsonl", weight=1), "second": SourceConfig(reader="jsonl", weight=3)},
+        {
+            "first": SourceConfig(reader="jsonl", weight=1, repeat_rare=rare),
+            "second": SourceConfig(reader="jsonl", weight=3),
+        },
         processor,
         Fixed(stage or StageConfig(patch_budget=12, prompts_per_image=4)),
         augment or AugmentConfig(),
@@ -189,6 +201,44 @@ def dataset(
         num_positions=64,
         **options,
     )
+
+
+def test_a_stage_may_have_sources_of_its_own(garments: Path, tiny_processor: OneLookProcessor) -> None:
+    first = StageConfig(patch_budget=12, sources={"second": 1.0})
+    last = StageConfig(patch_budget=12)
+    mixed = dataset(garments, tiny_processor, stage=last)
+    staged = dataset(garments, tiny_processor)
+    staged.stage_at = lambda position: first if position < 20 else last
+    assert {staged.schedule(position)[0] for position in range(20)} == {"second"}
+    after = [staged.schedule(position) for position in range(20, 64)]
+    assert after == [mixed.schedule(position) for position in range(20, 64)]
+    assert {name for name, _ in after} == {"first", "second"}
+
+
+def test_a_temperature_evens_sources_out(garments: Path, tiny_processor: OneLookProcessor) -> None:
+    def shares(temperature: float | None) -> list[float]:
+        made = dataset(garments, tiny_processor, temperature=temperature)
+        drawn_from = Counter(made.schedule(position)[0] for position in range(BLOCK))
+        return [drawn_from["first"] / BLOCK, drawn_from["second"] / BLOCK]
+
+    sizes = [len(pictures) for pictures in dataset(garments, tiny_processor).pictures.values()]
+    by_size = [1 * sizes[0], 3 * sizes[1]]
+    assert shares(None) == [0.25, 0.75]
+    assert shares(1.0) == pytest.approx([size / sum(by_size) for size in by_size], abs=1e-3)
+    assert shares(1e6) == pytest.approx([0.25, 0.75], abs=2e-3)
+
+
+def test_rare_labels_come_more_often(garments: Path, tiny_processor: OneLookProcessor) -> None:
+    made = dataset(garments, tiny_processor, rare=1.0)
+    records = made.pictures["first"].records
+    factors = repeat_factors(records, 1.0)
+    rows = repeated_rows(records, 1.0)
+    found = Counter(index for name, index in map(made.schedule, range(BLOCK)) if name == "first")
+    assert len(rows) > len(records) and sum(found.values()) == BLOCK / 4
+    for number, factor in enumerate(factors):
+        expected = found.total() * rows.count(number) / len(rows)
+        assert found[number] == pytest.approx(expected, abs=rows.count(number) + 1)
+        assert abs(rows.count(number) - factor) < 1
 
 
 class Fixed:
