@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+from tasks.base import ObjectLabel, Record, TextLabel
+from tasks.boxes import Box
+from vlm.data.records import write_jsonl
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,3 +99,54 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], error: str) -> None:
     assert done.returncode
     assert error in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ablations(tmp_path: Path) -> None:
+    """Runs of a few steps; what is there is read, not run again."""
+    rows = []
+    for number, colour in enumerate(["red", "blue", "green", "black", "white", "pink"]):
+        Image.new("RGB", (48, 64), colour).save(tmp_path / f"{number}.png")
+        coat = ObjectLabel(label="coat", box=Box(2, 3, 40, 60), attributes={"colour": (colour,)})
+        rows.append(
+            Record(
+                id=f"{number}",
+                image=str(tmp_path / f"{number}.png"),
+                image_size=(64, 48),
+                objects=(coat,),
+                captions=(TextLabel(text=f"A {colour} coat."),),
+                objects_complete=True,
+                boxes_complete=True,
+                split="validation" if number % 2 else "train",
+            )
+        )
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    source = {"reader": "jsonl", "path": str(tmp_path / "records.jsonl")}
+    base = {
+        "output_dir": str(tmp_path / "runs"),
+        "model": "configs/model/tiny.yaml",
+        "tokenizer": "vlm/embedded",
+        "shape": {"vocab_size": 6144, "first_location_id": 4120},
+        "num_steps": 3,
+        "batch_size": 4,
+        "cpu": True,
+        "tensorboard": False,
+        "data": {
+            "num_workers": 0,
+            "stages": [{"patch_budget": 12, "prompts_per_image": 3}],
+            "sources": {"mine": source},
+        },
+        "optim": {"warmup_steps": 1},
+    }
+    config = tmp_path / "ablations.yaml"
+    variants = {"base": {}, "the same": {"log_every": 1}, "other": {"data.stages.0.prompts_per_image": 1}}
+    settings = {"base": base, "variants": variants, "validation": {"mine": source}, "prompts_per_record": 4}
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    found = last_line(run("ablations.py", str(config)), "loss", "loss_not_averaged", "loss_by_task", "seconds")
+    assert set(found["loss"]) == set(variants)
+    assert found["difference"]["the same"] == [0, 0, 0]
+    assert found["difference"]["other"][0] == pytest.approx(found["loss"]["other"] - found["loss"]["base"], abs=1e-5)
+    assert found["difference"]["other"][1] <= found["difference"]["other"][0] <= found["difference"]["other"][2]
+    again = last_line(run("ablations.py", str(config), "--only", "other"), "loss")
+    assert again["seconds"]["other"] == found["seconds"]["other"]
+    done = run("ablations.py", str(config), "--only", "nothing")
+    assert done.returncode == 2 and "there is no variant 'nothing'; known: base, the same, other" in done.stderr

@@ -251,7 +251,7 @@ class TrainConfig:
     """Checkpoints, logs and the exported model go here."""
     model: str
     """YAML of the model's shape, or a checkpoint to go on from."""
-    shape: dict[str, float] = field(default_factory=dict)
+    shape: dict[str, int | float | list[int]] = field(default_factory=dict)
     """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn."""
     data: DataConfig
     """What is trained on."""

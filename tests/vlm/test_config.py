@@ -266,3 +266,9 @@ def test_an_unknown_field_in_the_file_is_named(file: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         parse_config([str(file)])
     assert "batchsize" in capsys.readouterr().err
+
+
+def test_fields_of_a_shape_keep_their_types(file: Path) -> None:
+    file.write_text(YAML + "shape: {hidden_size: 128, stage_widths: [32, 64], map_weight: 0.5}\n", encoding="utf-8")
+    shape = parse_config([str(file)])[0].shape
+    assert repr(shape) == "{'hidden_size': 128, 'stage_widths': [32, 64], 'map_weight': 0.5}"
