@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import zipfile
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,10 @@ def test_every_config_parses_and_opens_with_its_command(path: Path) -> None:
             assert parse_args(words).run
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "train").glob("*.yaml")), ids=lambda path: path.name)
+TRAINING = sorted((ROOT / "configs" / "train").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", TRAINING, ids=lambda path: path.name)
 def test_every_train_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vlm.train import parse_config
 
@@ -160,10 +164,26 @@ def test_every_train_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch
     # A run may go on from what another one of these exports.
     exported = {
         f"{yaml.safe_load(other.read_text(encoding='utf-8'))['output_dir']}/final"
-        for other in path.parent.glob("*.yaml")
+        for other in TRAINING
         if other != path
     }
     assert Path(config.model).exists() or config.model in exported
+
+
+def test_every_ablation_is_valid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from ablations import changed
+
+    from vlm.train import parse_config
+
+    monkeypatch.chdir(ROOT)
+    found = yaml.safe_load((ROOT / "configs" / "ablations.yaml").read_text(encoding="utf-8"))
+    configs = []
+    for name, change in found["variants"].items():
+        file = tmp_path / "config.yaml"
+        file.write_text(yaml.safe_dump(changed(deepcopy(found["base"]), change)), encoding="utf-8")
+        configs.append(parse_config([str(file)])[0])
+        assert configs[-1] != configs[0] or name == "base", f"{name} changes nothing"
 
 
 def test_pre_commit_hooks_need_no_network() -> None:
