@@ -335,11 +335,14 @@ class Trainer(TrainingStep):
         return None
 
     def validate(self) -> dict[str, float]:
-        """Task metrics on a few validation records of every source, with the averaged weights (main process)."""
-        values = {}
-        averaged = self._averaged_where_needed()
-        if self.accelerator.is_main_process and averaged is not None:
-            values = quick_validation(VLM(*averaged), self.validation_records)
+        """Task metrics on a few validation records of every source, with the averaged weights. All processes ask;
+        the main one has the values."""
+        values = quick_validation(
+            VLM(*self.averaged()),
+            self.validation_records,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
         self.accelerator.wait_for_everyone()
         return {f"validation/{name}": value for name, value in values.items()}
 

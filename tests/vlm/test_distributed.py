@@ -229,6 +229,22 @@ def test_two_processes_are_one(whole: Callable[[dict[str, int]], Path], tmp_path
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 
 
+def test_validation_is_spread_and_the_same(tmp_path: Path, garments: Path) -> None:
+    """Three records over two processes: none twice, none left out. The weights hardly move, so answers are the same."""
+    values = {
+        "num_steps": 1,
+        "save_every": 0,
+        "eval_every": 1,
+        "eval_records": 3,
+        "optim": {**OPTIM, "learning_rate": 1e-9},
+    }
+    alone = rows(train(write_config(tmp_path / "alone", garments, **values), num=1))[-1]
+    spread = rows(train(write_config(tmp_path / "spread", garments, **values)))[-1]
+    names = [name for name in alone if name.startswith("validation/")]
+    assert len(names) > 5
+    assert {name: spread.get(name) for name in names} == {name: alone[name] for name in names}
+
+
 @pytest.mark.slow
 def test_accelerates_own_command(whole: Callable[[dict[str, int]], Path], tmp_path: Path, garments: Path) -> None:
     config = write_config(tmp_path, garments, **TWO_STEPS)
