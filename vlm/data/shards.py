@@ -28,6 +28,7 @@ from PIL import Image
 from tasks.base import Record
 from vlm.data.pictures import Pictures
 from vlm.data.records import _columns, _features, from_row, read_records, to_row
+from vlm.data.remote import fetched, is_remote
 from vlm.images import open_image
 
 __all__ = ["SUFFIXES", "Shards", "read_shards", "write_shards"]
@@ -207,7 +208,8 @@ class Shards(Pictures):
     seen first. A record's `image` is the shard's path and the picture's name.
 
     Args:
-        path: a folder that `write_shards` wrote, or one of its files.
+        path: a folder that `write_shards` wrote, or one of its files; also an address such as hf://datasets/a/b/shards
+            (see `vlm.data.remote`).
         keep: which records; None for all.
 
     Raises:
@@ -219,7 +221,8 @@ class Shards(Pictures):
         self._files: list[_Shard] = []
         self._places: list[tuple[int, Any]] = []
         self.records: list[Record] = []
-        for number, file in enumerate(_shard_files(Path(path))):
+        local = fetched(os.fspath(path), SUFFIXES.values()) if is_remote(path) else Path(path)
+        for number, file in enumerate(_shard_files(local)):
             shard = _Tar(file) if file.suffix == ".tar" else _Parquet(file)
             self._files.append(shard)
             for where, row, place in shard.rows():
