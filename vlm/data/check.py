@@ -13,7 +13,13 @@ from tasks.base import Record
 from tasks.readers.jsonl import parse_row, record_files, rows_of
 from vlm.images import open_image
 
-__all__ = ["Problem", "check"]
+__all__ = ["DESCRIPTIVE", "Problem", "check"]
+
+
+DESCRIPTIVE = frozenset(
+    ("annotator", "view", "skin_tone", "pose", "crop", "kind", "background", "light", "occlusion", "counterfactual")
+)
+"""Groups that say what a photo is like, not which photos belong together: they may be on both sides of the split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +47,8 @@ def check(path: str | os.PathLike[str]) -> list[Problem]:
     """Every problem of a JSONL or Parquet file, or of all in a folder; empty where all is well.
 
     Besides what the reader refuses: images that are missing, broken or not of the size that their row says, ids that
-    come twice, photos or groups that are on both sides of the split.
+    come twice, photos or groups that are on both sides of the split (all groups but those in `DESCRIPTIVE`). Pictures
+    in Parquet shards are checked where they are.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -75,10 +82,16 @@ class _Checker:
             if problem is not None:
                 report(*problem)
                 continue
+            packed = row["image"] if isinstance(row.get("image"), dict) else None
+            if packed is not None:
+                row["image"] = packed.get("path")
             record = parse_row(row, report, folder=file.parent)
             self.name(row, f"{file}:{line}", report)
             if record is not None:
-                self.image(record, row["image"], report)
+                if packed is None:
+                    self.image_file(record, row["image"], report)
+                else:
+                    self.image(record, packed.get("bytes") or b"", report)
                 self.leaks(record, f"{file}:{line}", report)
         if not count:
             self.problems.append(
@@ -93,15 +106,18 @@ class _Checker:
             report(f"the id {name!r} was used before, at {self.ids[name]}", "give each record an id of its own")
         self.ids.setdefault(name, where)
 
-    def image(self, record: Record, written: str, report: Any) -> None:
+    def image_file(self, record: Record, written: str, report: Any) -> None:
         if not Path(record.image).is_file():
             report(
                 f"there is no image {written}",
                 f"put it at {record.image}, or mend the path (it is relative to the record file)",
             )
             return
+        self.image(record, record.image, report)
+
+    def image(self, record: Record, source: str | bytes, report: Any) -> None:
         try:
-            image = open_image(record.image)
+            image = open_image(source)
         except ValueError as error:
             report(f"the image cannot be read: {error}", "replace the image, or drop the row")
             return
@@ -115,7 +131,7 @@ class _Checker:
 
     def leaks(self, record: Record, where: str, report: Any) -> None:
         """A group on both sides of a split makes the validation too easy."""
-        groups = {name: value for name, value in record.groups.items() if name not in ("annotator", "view")}
+        groups = {name: value for name, value in record.groups.items() if name not in DESCRIPTIVE}
         for name, value in {**groups, "photo": record.image}.items():
             split, first = self.splits.setdefault((name, value), (record.split, where))
             if split != record.split:

@@ -13,7 +13,15 @@ from tasks.boxes import Box
 from tasks.readers.jsonl import from_row, read
 from vlm.atomic import replacing
 
-__all__ = ["from_row", "read_records", "to_row", "write_jsonl", "write_parquet"]
+__all__ = [
+    "columns_of",
+    "features_of_records",
+    "from_row",
+    "read_records",
+    "to_row",
+    "write_jsonl",
+    "write_parquet",
+]
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[Record]:
@@ -91,9 +99,9 @@ def write_parquet(records: Iterable[Record], path: str | os.PathLike[str]) -> in
     from datasets import Dataset
 
     target = Path(path)
-    rows = [_columns(_placed(to_row(record), target)) for record in records]
+    rows = [columns_of(_placed(to_row(record), target)) for record in records]
 
-    features = _features()
+    features = features_of_records()
     columns = {name: [row[name] for row in rows] for name in features}
     with replacing(target) as part:
         Dataset.from_dict(columns, features=features).to_parquet(part)
@@ -109,7 +117,9 @@ def _placed(row: dict[str, Any], target: Path) -> dict[str, Any]:
     return row
 
 
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
+def columns_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `to_row` with every column of `features_of_records`."""
+
     def with_columns(values: Iterable[Mapping[str, Any]], *names: str) -> list[dict[str, Any]]:
         return [{name: value.get(name) for name in names} | {"provenance": _filled(value)} for value in values]
 
@@ -144,7 +154,8 @@ def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {name: provenance.get(name) for name in ("source", "annotator", "score")}
 
 
-def _features() -> Any:
+def features_of_records() -> Any:
+    """The schema of a record in Parquet, as `datasets.Features`."""
     from datasets import Features, List, Value
 
     text, number, flag = Value("string"), Value("float64"), Value("bool")

@@ -27,7 +27,7 @@ from PIL import Image
 
 from tasks.base import Record
 from vlm.data.pictures import Pictures
-from vlm.data.records import _columns, _features, from_row, read_records, to_row
+from vlm.data.records import columns_of, features_of_records, from_row, read_records, to_row
 from vlm.data.remote import fetched, is_remote
 from vlm.images import open_image
 
@@ -165,8 +165,8 @@ def _write_tar(items: Sequence[_Item], file: Path) -> None:
 def _write_parquet(items: Sequence[_Item], file: Path) -> None:
     from datasets import Dataset, Features, Image
 
-    rows = [{**_columns(item.row), "image": {"bytes": item.data, "path": item.name}} for item in items]
-    features = Features({**_features(), "image": Image()})
+    rows = [{**columns_of(item.row), "image": {"bytes": item.data, "path": item.name}} for item in items]
+    features = Features({**features_of_records(), "image": Image()})
     columns = {name: [row[name] for row in rows] for name in features}
     with _no_bars():
         Dataset.from_dict(columns, features=features).to_parquet(file)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from vlm.data.check import check
 from vlm.data.records import read_records, write_parquet
+from vlm.data.shards import write_shards
 
 ROW: dict[str, Any] = {"id": "a", "image": "a.png", "image_size": [8, 6], "captions": [{"text": "A hat."}]}
 
@@ -97,6 +99,27 @@ def test_parquet_is_checked_row_by_row(folder: Path) -> None:
     (folder / "x.parquet").write_bytes(b"nothing")
     [problem] = check(folder / "x.parquet")
     assert problem.line is None and "not readable as Parquet" in problem.problem
+
+
+def test_pictures_in_shards_are_checked_where_they_are(folder: Path) -> None:
+    records = write(folder, ROW, {**ROW, "id": "b", "image": "b.png"})
+    [shard] = write_shards(records, folder / "shards", format="parquet")
+    assert check(folder / "shards") == []
+    table = parquet.read_table(shard)
+    pictures = table.column("image").to_pylist()
+    pictures[1]["bytes"] = pictures[1]["bytes"][:40]
+    place = table.column_names.index("image")
+    table = table.set_column(place, table.field("image"), [pictures])
+    parquet.write_table(table, shard)
+    [problem] = check(folder / "shards")
+    assert (problem.line, problem.record_id) == (2, "b")
+    assert "the image cannot be read" in problem.problem and "40 bytes" in problem.problem
+
+
+def test_what_a_photo_is_like_may_be_on_both_sides(folder: Path) -> None:
+    groups = {"pose": "standing", "skin_tone": "3", "light": "soft"}
+    other = {**ROW, "id": "b", "image": "b.png", "groups": groups, "split": "validation"}
+    assert check(write(folder, {**ROW, "groups": groups}, other)) == []
 
 
 def test_an_empty_file_is_a_problem(folder: Path) -> None:
