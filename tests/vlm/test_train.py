@@ -156,8 +156,8 @@ def test_the_loss_falls(trained: Path) -> None:
 def test_the_share_of_a_peak_that_is_given(config: Path) -> None:
     assert main([str(config), "--num_steps=2", "--peak_flops=1e13", "--save_every=0"]) == 0
     for row in rows(config.parent / "run"):
-        # 0.1 to 10 GFLOP a picture.
-        assert 1e8 < row["mfu"] * 1e13 / row["images_per_s"] < 1e10
+        # 10 to 1,000 MFLOP a picture.
+        assert 1e7 < row["mfu"] * 1e13 / row["images_per_s"] < 1e9
 
 
 def test_validation_with_task_metrics(trained: Path) -> None:
