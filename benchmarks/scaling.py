@@ -4,7 +4,8 @@ Processes: `vlm train` on drawn outfits, one process and then several, each with
 scaling), started through the files in launch/. The efficiency is the rate of N processes over N times that of one: it
 holds the exchange of gradients, the wait for the slowest, and what processes take from each other on one machine.
 
-Loader: photos a second of one core, from JPEG bytes to pixels at the patch budget, with
+Loader: photos a second of a core (of its own time: other work on the machine does not count), from JPEG bytes to
+pixels at the patch budget, with
 
 - pillow: every pixel decoded, then brought to size. This is what training does.
 - draft: Pillow decodes at a half, a quarter or an eighth where twice the wanted size is left.
@@ -25,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,7 @@ import yaml
 from PIL import Image
 
 from outfits import ROOT, TINY, build_model, build_processor, draw_outfits
-from timing import interleave, machine, medians, print_json, print_table
+from timing import machine, medians, print_json, print_table, take_turns
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.pictures import PhotoFiles
@@ -179,8 +181,19 @@ def loader_rates(
 
     ways = {name: decoded(decode) for name, decode in decoders.items()}
     ways["whole"] = lambda: collate([dataset[position] for position in range(args.photos)])
-    seconds = interleave(ways, repeats=args.repeats, warmup=1)
+    seconds = take_turns({name: cpu_time(run) for name, run in ways.items()}, repeats=args.repeats, warmup=1)
     return {name: args.photos / taken for name, taken in medians(seconds).items()}, difference
+
+
+def cpu_time(run: Callable[[], Any]) -> Callable[[], float]:
+    """Seconds of a core, whatever else runs on the machine."""
+
+    def seconds() -> float:
+        start = time.process_time()
+        run()
+        return time.process_time() - start
+
+    return seconds
 
 
 def drafted(data: bytes, wanted: tuple[int, int]) -> Image.Image:
