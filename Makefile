@@ -10,10 +10,10 @@ STAMP := $(VENV)/.installed
 export PHOTO
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all check
+.PHONY: help venv demo test test-all test-distributed check
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## make the virtual environment and install vlm into it, once
 
@@ -32,6 +32,9 @@ test: $(STAMP) ## run the tests (not those marked slow or gpu)
 
 test-all: $(STAMP) ## run every test
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
+
+test-distributed: $(STAMP) ## run every test that starts several processes, the slow ones too
+	$(BIN)/python -m pytest -m distributed $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, format, types, import rules
 	$(BIN)/ruff check .

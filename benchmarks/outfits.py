@@ -16,21 +16,26 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
+from tasks import TASKS
 from tasks.base import ObjectLabel, Record, TextLabel
 from tasks.boxes import Box, ImageSize
 from tasks.ontology import default_ontology
 from tasks.readers.wording import article, describe, is_plural
 from vlm.api import VLM
 from vlm.data.corpus import corpus
+from vlm.data.mixture import draw_examples, generator
 from vlm.hub import EMBEDDED
 from vlm.model import OneLookConfig, OneLookModel
-from vlm.processor import OneLookProcessor
+from vlm.processor import OneLookProcessor, PackedTarget
 from vlm.tokenizer import load_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ROOT / "configs" / "model" / "tiny.yaml"
 SIZE: ImageSize = (800, 600)
 """A portrait of 4:3, which fills a budget of 108 image tokens with 12 x 9."""
+
+TASK_WEIGHTS = {"caption": 1.0, "vqa": 1.5, "attributes": 1.2, "detection": 1.0, "grounding": 1.3}
+"""As in configs/train/embedded.yaml, where all tasks are trained."""
 
 PLACES = {
     "coat": (0.20, 0.16, 0.80, 0.66),
@@ -111,6 +116,27 @@ def _label(garment: str, box: Box, rng: random.Random) -> ObjectLabel:
         for name in ontology.attributes_of(garment)
     }
     return ObjectLabel(label=garment, box=box, attributes=attributes)
+
+
+def draw_texts(
+    processor: OneLookProcessor, drawn: Sequence[Drawn], num_prompts: int
+) -> tuple[list[list[list[int]]], list[list[PackedTarget]]]:
+    """Prompts and targets of every outfit, as training draws them.
+
+    Raises:
+        ValueError: more prompts than the outfits' labels give.
+    """
+    prompts, targets = [], []
+    for index, item in enumerate(drawn):
+        size = item.record.image_size
+        examples = draw_examples(item.record, TASK_WEIGHTS, num_prompts, generator("packing", index))
+        if len(examples) < num_prompts:
+            raise ValueError(f"an outfit's labels give {len(examples)} prompts; --num-prompts is {num_prompts}")
+        tasks = [TASKS[example.task] for example in examples]
+        texts = [(t.prompt(e.inputs, size), t.target(e.label, size)) for t, e in zip(tasks, examples, strict=True)]
+        prompts.append([processor.encode_prompt(prompt) for prompt, _ in texts])
+        targets.append([PackedTarget(ids=tuple(processor.encode_target(target))) for _, target in texts])
+    return prompts, targets
 
 
 def build_model(shape: Path, *, seed: int = 0) -> OneLookModel:

@@ -23,18 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from outfits import ROOT, TINY, Drawn, build_model, build_processor, draw_outfits
-from tasks import TASKS
+from outfits import ROOT, TINY, Drawn, build_model, build_processor, draw_outfits, draw_texts
 from timing import interleave, machine, medians, print_json, print_table
 from vlm.config import OptimConfig
-from vlm.data.mixture import draw_examples, generator
 from vlm.model import OneLookModel
 from vlm.optim import make_optimizer
 from vlm.precision import best_precision
-from vlm.processor import OneLookProcessor, PackedTarget
+from vlm.processor import OneLookProcessor
 
-TASK_WEIGHTS = {"caption": 1.0, "vqa": 1.5, "attributes": 1.2, "detection": 1.0, "grounding": 1.3}
-"""As in configs/train/embedded.yaml, where all tasks are trained."""
 TOLERANCE = 1e-5
 """Between the losses. Other images in place of the right ones change the loss of untrained weights by only 5e-4."""
 
@@ -102,17 +98,8 @@ def make_batches(
     Raises:
         ValueError: more prompts than the outfits' labels give.
     """
-    pixels, prompts, targets = [], [], []
-    for index, item in enumerate(drawn):
-        size = item.record.image_size
-        examples = draw_examples(item.record, TASK_WEIGHTS, num_prompts, generator("packing", index))
-        if len(examples) < num_prompts:
-            raise ValueError(f"an outfit's labels give {len(examples)} prompts; --num-prompts is {num_prompts}")
-        tasks = [TASKS[example.task] for example in examples]
-        texts = [(t.prompt(e.inputs, size), t.target(e.label, size)) for t, e in zip(tasks, examples, strict=True)]
-        pixels.append(processor.pixels(item.image, patch_budget))
-        prompts.append([processor.encode_prompt(prompt) for prompt, _ in texts])
-        targets.append([PackedTarget(ids=processor.encode_target(target)) for _, target in texts])
+    prompts, targets = draw_texts(processor, drawn, num_prompts)
+    pixels = [processor.pixels(item.image, patch_budget) for item in drawn]
     single = [
         (image, prompt, target)
         for image, row in enumerate(zip(prompts, targets, strict=True))

@@ -17,21 +17,35 @@ from rich.console import Console
 from rich.table import Table
 
 
-def interleave(ways: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int) -> dict[str, list[float]]:
-    """Seconds of every way, `repeats` each after `warmup` that are not counted.
+def take_turns(ways: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int) -> dict[str, list[Any]]:
+    """What every way returns, `repeats` times each after `warmup` that do not count.
 
     The ways take turns (a, b, c, a, b, c, ...), so that a machine that slows down or speeds up does so for all.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, list[Any]] = {name: [] for name in ways}
     for turn in range(warmup + repeats):
         for name, run in ways.items():
             start = time.perf_counter()
-            run()
+            value = run()
             taken = time.perf_counter() - start
             if turn >= warmup:
-                seconds[name].append(taken)
+                found[name].append(value)
             print(f"round {turn - warmup + 1}/{repeats}  {name}  {taken:.3f} s", file=sys.stderr, flush=True)
-    return seconds
+    return found
+
+
+def interleave(ways: Mapping[str, Callable[[], Any]], *, repeats: int, warmup: int) -> dict[str, list[float]]:
+    """Seconds of every way, taken in turns."""
+
+    def timed(run: Callable[[], Any]) -> Callable[[], float]:
+        def seconds() -> float:
+            start = time.perf_counter()
+            run()
+            return time.perf_counter() - start
+
+        return seconds
+
+    return take_turns({name: timed(run) for name, run in ways.items()}, repeats=repeats, warmup=warmup)
 
 
 def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:

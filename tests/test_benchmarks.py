@@ -63,6 +63,28 @@ def test_packing() -> None:
     assert "the same in float32" in done.stdout
 
 
+def test_train_throughput() -> None:
+    done = run("train_throughput.py", "--quick", "--peak-flops", "1e12")
+    found = last_line(done, "packed_vs_peer", "packed_vs_single", "samples_per_s", "mfu", "losses", "data_wait")
+    assert set(found["samples_per_s"]) == {"packed", "single", "peer"}
+    assert found["losses"]["packed"] == pytest.approx(found["losses"]["single"], abs=1e-4)
+    assert found["parameters"]["packed"] == found["parameters"]["single"]
+    assert 0.75 < found["parameters"]["peer"] / found["parameters"]["packed"] < 1.25
+    # An image that is encoded once for eight prompts is fewer operations than one that is encoded eight times.
+    assert found["gflop_per_sample"]["packed"] < 0.8 * found["gflop_per_sample"]["single"]
+    assert "waiting" in done.stdout
+
+
+def test_scaling() -> None:
+    found = last_line(run("scaling.py", "--quick"), "efficiency", "images_per_s", "loader_images_per_s")
+    assert set(found["images_per_s"]) == set(found["efficiency"]) == {"1", "2"}
+    assert found["efficiency"]["1"] == 1
+    assert {"pillow", "draft", "whole"} <= set(found["loader_images_per_s"])
+    assert found["difference"]["pillow"] == 0
+    # Of 255: another way to the same picture, not another picture.
+    assert max(found["difference"].values()) < 3
+
+
 def test_wardrobe() -> None:
     found = last_line(run("wardrobe.py", "--quick"), "images_per_s", "written_vs_drawn", "decoded_vs_drawn", "rates")
     assert set(found["rates"]) == {"drawn", "written", "decoded"}
@@ -90,6 +112,8 @@ def test_describe(num_garments: int) -> None:
     ("arguments", "error"),
     [
         (("packing.py", "--quick", "--num-prompts", "1000"), "--num-prompts is 1000"),
+        (("train_throughput.py", "--quick", "--num-prompts", "1000"), "--num-prompts is 1000"),
+        (("scaling.py", "--processes", "2"), "--processes is [2]; expected 1, to compare with"),
         (("describe.py", "--checkpoint", "./missing"), "./missing: no such directory"),
         (("describe.py", "--quick", "--photos", "missing.jpg"), "missing.jpg: no such file"),
     ],

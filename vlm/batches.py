@@ -8,11 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["num_prompts", "record_names", "split_groups", "to_device"]
+__all__ = ["count", "num_prompts", "record_names", "split_groups", "to_device"]
 
 
 def num_prompts(batch: dict[str, Any]) -> int:
     return int(batch["segment_ids"].amax(1).clamp(min=0).sum())
+
+
+def count(batch: dict[str, Any], stride: int) -> dict[str, int]:
+    """Images, prompts, tokens without padding, and positions with it.
+
+    Args:
+        stride: pixels of an image token's side.
+    """
+    tokens = [(len(group), group.shape[-2] * group.shape[-1] // stride**2) for group in batch["pixel_values"]]
+    images = sum(num for num, _ in tokens)
+    return {
+        "images": images,
+        "prompts": num_prompts(batch),
+        "target_tokens": int((batch["labels"] != -100).sum()),
+        "target_positions": batch["labels"].numel(),
+        "image_tokens": sum(num * each for num, each in tokens),
+        "image_positions": images * max(each for _, each in tokens),
+    }
 
 
 def record_names(batches: Sequence[dict[str, Any]], chosen: Sequence[Sequence[bool]] | None = None) -> str:

@@ -287,7 +287,12 @@ class TrainConfig:
     max_skipped_steps: int = 5
     """Steps in a row that are left out where their gradient is not finite; one more ends the run."""
     tensorboard: bool = True
-    """Write TensorBoard logs through Accelerate."""
+    """Write TensorBoard logs through Accelerate where it is installed. Not looked at where `trackers` is given."""
+    trackers: tuple[str, ...] | None = None
+    """Names of Accelerate's trackers, such as [tensorboard, wandb], which must be installed; [] for none."""
+    peak_flops: float | None = None
+    """Operations a second of one device at most, in the run's precision, for the share of it that is used (mfu). Null:
+    those of known GPUs; elsewhere no share is logged."""
     tokenizer: str | None = None
     """Folder with a tokenizer; None trains one on the sources' texts."""
 
@@ -309,6 +314,12 @@ class TrainConfig:
             _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("eval_every", "save_every", "max_skipped_steps"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.trackers is not None:
+            object.__setattr__(self, "trackers", tuple(dict.fromkeys(self.trackers)))
+        _require(
+            self.peak_flops is None or self.peak_flops > 0,
+            f"peak_flops is {self.peak_flops}; expected operations a second, more than 0, or null",
+        )
         _require(
             self.keep_best is None or self.eval_every > 0,
             f"keep_best is {self.keep_best!r}, but eval_every is 0: nothing is measured; set eval_every",

@@ -27,7 +27,7 @@ __all__ = ["Engine", "FullyShardedEngine", "ZeroEngine", "make_accelerator", "ma
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def make_accelerator(*, cpu: bool, mixed_precision: str, project_dir: Path, log_with: str | None) -> Accelerator:
+def make_accelerator(*, cpu: bool, mixed_precision: str, project_dir: Path) -> Accelerator:
     """Accelerate's state of this process, and the process group.
 
     Raises:
@@ -39,7 +39,7 @@ def make_accelerator(*, cpu: bool, mixed_precision: str, project_dir: Path, log_
         raise ValueError("mixed_precision is fp16, which ZeRO and FSDP are not set up for here; use bf16 or no")
     # A launched process without a GPU, and without `cpu`, would be taken for a run of its own.
     cpu = cpu or ("LOCAL_RANK" in os.environ and not torch.cuda.is_available())
-    options: dict[str, Any] = {"log_with": log_with, "project_dir": str(project_dir)}
+    options: dict[str, Any] = {"project_dir": str(project_dir)}
     if sharded == "DEEPSPEED":
         if cpu:
             os.environ["ACCELERATE_TORCH_DEVICE"] = os.environ["DS_ACCELERATOR"] = "cpu"

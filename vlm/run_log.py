@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers.utils import logging as transformers_logging
@@ -16,10 +20,20 @@ from transformers.utils import logging as transformers_logging
 from vlm.atomic import write_text
 from vlm.show import make_console
 
-__all__ = ["RunLog", "Throughput", "no_other_bars"]
+__all__ = ["MEASURED", "RunLog", "Throughput", "learning_rates", "no_other_bars", "peak_memory"]
 
 _ON_THE_BAR = {"loss": "loss {:.3f}", "images_per_s": "{:.0f} images/s"}
 """There is no room for more on one line; metrics.jsonl has the rest."""
+_RATES = {
+    "images": "images_per_s",
+    "prompts": "prompts_per_s",
+    "target_tokens": "target_tokens_per_s",
+    "image_tokens": "image_tokens_per_s",
+}
+"""What `Throughput` counts -> what it gives."""
+_ONLY_IN_THE_FILE = ("target_tokens_per_s", "image_tokens_per_s", "target_padding", "image_padding", "peak_memory_gb")
+MEASURED = frozenset({*_RATES.values(), *_ONLY_IN_THE_FILE, "data_wait", "mfu"})
+"""What depends on the machine, and on how a batch is split over processes, where the rest is the run's own."""
 
 
 class RunLog:
@@ -71,7 +85,11 @@ class RunLog:
             shown = [text.format(values[name]) for name, text in _ON_THE_BAR.items() if name in values]
             self.progress.update(self.bar, shown="  ".join(shown))
         else:
-            told = [f"{name.removeprefix('loss/')} {value:.4g}" for name, value in values.items()]
+            told = [
+                f"{name.removeprefix('loss/')} {value:.4g}"
+                for name, value in values.items()
+                if name not in _ONLY_IN_THE_FILE and not name.startswith("learning_rate/")
+            ]
             self.say("  ".join([f"step {step}/{self.num_steps}", *told]))
 
     def say(self, text: str) -> None:
@@ -95,14 +113,28 @@ def _drop_steps_after(step: int, file: Path) -> None:
 
 
 class Throughput:
-    """Images and prompts a second, and the share of the time that the model waited for data."""
+    """What all processes together get through in a second, and what of it is of use.
 
-    def __init__(self) -> None:
+    Args:
+        gather: a list of one item -> a list of the items of all processes (`accelerate.utils.gather_object`).
+        peak_flops: operations a second of one device at most (see `vlm.flops`); None where it is not known.
+        device: whose memory is told.
+    """
+
+    def __init__(
+        self,
+        gather: Callable[[list[Any]], list[Any]] = list,
+        *,
+        peak_flops: float | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.gather, self.peak_flops, self.device = gather, peak_flops, device
         self._reset()
 
     def _reset(self) -> None:
         self.start = time.perf_counter()
-        self.waited, self.images, self.prompts = 0.0, 0, 0
+        self.waited = 0.0
+        self.counts: Counter[str] = Counter()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -118,20 +150,56 @@ class Throughput:
         yield
         self.start += time.perf_counter() - start
 
-    def add(self, *, images: int, prompts: int) -> None:
-        self.images += images
-        self.prompts += prompts
+    def add(self, **counts: int) -> None:
+        """What this process has done: see `vlm.batches.count`, and `flops`."""
+        self.counts.update(counts)
 
     def read(self) -> dict[str, float]:
-        """Since the last reading."""
-        seconds = time.perf_counter() - self.start
-        values = {
-            "images_per_s": self.images / seconds,
-            "prompts_per_s": self.prompts / seconds,
-            "data_wait": self.waited / seconds,
-        }
+        """Since the last reading; for all processes together.
+
+        Rates are sums over the processes, `data_wait` is a share of the time of all of them, `target_padding` and
+        `image_padding` are shares of the decoder's positions and of the image tokens, `peak_memory_gb` is that of the
+        process with most (10^9 bytes, since it started; with a GPU what is allocated there), and `mfu` is the share
+        of `peak_flops`, where that and the step's arithmetic are known.
+        """
+        own = {"seconds": time.perf_counter() - self.start, "waited": self.waited, **self.counts}
+        all_of_them = self.gather([(own, peak_memory(self.device))])
+        total: Counter[str] = Counter()
+        for counts, _ in all_of_them:
+            total.update(counts)
+        seconds = total["seconds"] / len(all_of_them)
+        values = {name: total[counted] / seconds for counted, name in _RATES.items()}
+        values["data_wait"] = total["waited"] / total["seconds"]
+        for kind in ("target", "image"):
+            if total[f"{kind}_positions"]:
+                values[f"{kind}_padding"] = 1 - total[f"{kind}_tokens"] / total[f"{kind}_positions"]
+        memory = [peak for _, peak in all_of_them if peak is not None]
+        if memory:
+            values["peak_memory_gb"] = max(memory) / 1e9
+        if self.peak_flops and total["flops"]:
+            values["mfu"] = total["flops"] / total["seconds"] / self.peak_flops
         self._reset()
         return values
+
+
+def peak_memory(device: torch.device | None = None) -> int | None:
+    """Most bytes that this process has held: on its GPU, or in main memory; None where the system does not tell."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def learning_rates(groups: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of an optimizer's groups: the first one's, and where they differ every group's under its `name`, or number."""
+    rates = {"learning_rate": groups[0]["lr"]}
+    if any(group["lr"] != groups[0]["lr"] for group in groups):
+        rates |= {f"learning_rate/{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
+    return rates
 
 
 @contextmanager

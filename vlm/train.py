@@ -15,16 +15,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
 from vlm.api import VLM
 from vlm.atomic import write_text
-from vlm.batches import num_prompts
+from vlm.batches import count
 from vlm.build import build_model, build_processor
 from vlm.checkpoint import Best, load_newest, save_checkpoint
 from vlm.config import TrainConfig
@@ -33,6 +35,7 @@ from vlm.data.positions import Positions
 from vlm.data.sources import read_sources, validation_records
 from vlm.engines import make_accelerator, make_engine
 from vlm.evaluate import quick_validation
+from vlm.flops import peak_flops_of, training_flops
 from vlm.launch import PREEMPTED
 from vlm.model import OneLookModel
 from vlm.optim import WeightAverage, decay_start, make_optimizer
@@ -41,6 +44,7 @@ from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor
 from vlm.run_folder import as_yaml, earlier_runs, move_aside
 from vlm.run_log import RunLog, Throughput, no_other_bars
+from vlm.trackers import check_trackers, start_trackers
 from vlm.training_step import TrainingStep
 
 __all__ = ["Trainer", "main", "parse_config"]
@@ -82,13 +86,14 @@ class Trainer(TrainingStep):
     def __init__(self, config: TrainConfig, *, resume: bool = True) -> None:
         self.config = config
         self.output = Path(config.output_dir)
+        check_trackers(config.trackers or ())
         precision = best_precision(cpu=config.cpu) if config.mixed_precision == "auto" else config.mixed_precision
         self.accelerator = make_accelerator(
             cpu=config.cpu,
             mixed_precision=precision,
             project_dir=self.output,
-            log_with="tensorboard" if config.tensorboard else None,
         )
+        self.peak_flops = config.peak_flops or peak_flops_of(self.accelerator.device, precision)
         world = self.accelerator.num_processes
         if config.batch_size % world:
             raise ValueError(
@@ -213,7 +218,7 @@ class Trainer(TrainingStep):
         self.model.train()
         final = None
         with self._logging() as log, self.peers, _iterating(self.loader()) as micro_batches:
-            throughput = Throughput()
+            throughput = Throughput(gather_object, peak_flops=self.peak_flops, device=self.accelerator.device)
             for step in range(self.first_step, config.num_steps):
                 with self.peers.step_of_all(step):
                     self._step(step, micro_batches, throughput, log)
@@ -231,9 +236,8 @@ class Trainer(TrainingStep):
         config, done = self.config, step + 1
         with throughput.waiting():
             batches = [next(micro_batches) for _ in range(self.positions().micro_batches_per_step)]
-        throughput.add(
-            images=config.batch_size, prompts=sum(map(num_prompts, batches)) * self.accelerator.num_processes
-        )
+        for batch in batches:
+            throughput.add(**count(batch, self.raw_model.config.stride), flops=training_flops(self.raw_model, batch))
         values = self.update(batches, step)
         last = done == config.num_steps
         if log is not None:
@@ -256,16 +260,16 @@ class Trainer(TrainingStep):
 
     @contextmanager
     def _logging(self) -> Iterator[RunLog | None]:
-        """The log, on the main process; TensorBoard beside it where it is installed."""
-        if self.config.tensorboard:
-            # What an interrupted run showed of later steps goes: those are done again.
-            options = {"tensorboard": {"purge_step": self.first_step + 1}}
-            self.accelerator.init_trackers("tensorboard", init_kwargs=options)
+        """The log, on the main process, and the trackers beside it."""
+        names = self.config.trackers
+        if names is None:
+            names = ("tensorboard",) if self.config.tensorboard else ()
+        started = start_trackers(self.accelerator, names, self.output, asdict(self.config), first_step=self.first_step)
         if not self.accelerator.is_main_process:
             yield None
             return
         with RunLog(self.output / "metrics.jsonl", self.first_step, self.config.num_steps) as log:
-            if self.config.tensorboard and not self.accelerator.trackers:
+            if len(started) < len(names):
                 log.say("no TensorBoard logs: it is not installed (pip install tensorboard)")
             yield log
 

@@ -19,6 +19,7 @@ from vlm.data.mixture import generator
 from vlm.engines import Engine
 from vlm.optim import WeightAverage, learning_rate
 from vlm.peers import Peers
+from vlm.run_log import learning_rates
 
 __all__ = ["TrainingStep"]
 
@@ -72,7 +73,7 @@ class TrainingStep:
         logged = {
             "loss": float(sums[:, 0].sum() / sums[:, 1].sum().clamp(min=1)),
             "grad_norm": norm,
-            "learning_rate": self.engine.optimizer.param_groups[0]["lr"],
+            **learning_rates(self.engine.optimizer.param_groups),
             "tokens": float(sums[:, 1].sum()),
         }
         for name, (loss, count) in zip(TASKS, sums.tolist(), strict=True):

@@ -145,6 +145,7 @@ TASK_NAMES = ", ".join(TASKS)
         (train, {"num_steps": 0}, "num_steps is 0; expected at least 1"),
         (train, {"batch_size": 0}, "batch_size is 0; expected at least 1"),
         (train, {"micro_batch_size": 0}, "micro_batch_size is 0; expected at least 1 or null"),
+        (train, {"peak_flops": 0.0}, "peak_flops is 0.0; expected operations a second, more than 0, or null"),
         (train, {"mixed_precision": "fp8"}, "mixed_precision is 'fp8'; expected auto, no, bf16 or fp16"),
         (
             train,

@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from vlm.checkpoint import list_checkpoints
 from vlm.data.regions import region_sizes
 from vlm.launch import PREEMPTED
+from vlm.run_log import MEASURED
 from vlm.train import main
 
 pytestmark = pytest.mark.distributed
@@ -144,10 +145,19 @@ def skip_without(*engines: str) -> None:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    """What was logged, without the times that it took."""
-    timed = ("images_per_s", "prompts_per_s", "data_wait")
+    """What was logged, without what was measured."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in MEASURED} for line in lines]
+
+
+def assert_measured_together(run: Path, alone: Path) -> None:
+    """What is logged of two processes is of both: as many tokens an image as one process sees."""
+    for ours, theirs in zip(*(map(json.loads, (r / "metrics.jsonl").open()) for r in (run, alone)), strict=True):
+        for name in ("prompts", "target_tokens", "image_tokens"):
+            per_image = ours[f"{name}_per_s"] / ours["images_per_s"]
+            assert per_image == pytest.approx(theirs[f"{name}_per_s"] / theirs["images_per_s"]), name
+        # Each process pads to its own longest row.
+        assert 0 <= ours["target_padding"] <= theirs["target_padding"] + 1e-9
 
 
 def assert_same_losses(found: Path, expected: Path, *, rtol: float = 1e-5) -> None:
@@ -225,6 +235,7 @@ def test_two_processes_are_one(whole: Callable[[dict[str, int]], Path], tmp_path
     status, out = finish(launch(write_config(tmp_path, garments, **TWO_STEPS)))
     assert status == 0, out[-4000:]
     assert_same_steps(tmp_path / "run", whole(STAGE))
+    assert_measured_together(tmp_path / "run", whole(STAGE))
     assert out.count("exported to") == 1 and out.count("step 2/2") == 1, "one of them logs"
     assert (tmp_path / "run" / "final" / "model.safetensors").is_file()
 

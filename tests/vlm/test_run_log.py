@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from vlm.atomic import write_text
-from vlm.run_log import RunLog, Throughput
+from vlm.run_log import MEASURED, RunLog, Throughput, learning_rates, peak_memory
 
 VALUES = {"loss": 2.5, "learning_rate": 0.001, "loss/vqa": 1.25}
 
@@ -38,6 +38,18 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path) -> None:
         "step 20/40  loss 2.5  learning_rate 0.001  vqa 1.25",
         "exported to [bold]runs/x[/bold]",
     ]
+
+
+def test_what_few_look_for_is_only_in_the_file(tmp_path: Path) -> None:
+    out, file = console(terminal=False), tmp_path / "metrics.jsonl"
+    measured = dict.fromkeys(MEASURED, 0.5) | {"learning_rate/tower": 0.1}
+    with RunLog(file, 0, 40, console=out) as log:
+        log.write(10, VALUES | measured)
+    [line] = shown(out).splitlines()
+    assert "images_per_s 0.5" in line and "mfu 0.5" in line
+    for name in ("padding", "memory", "tokens_per_s", "tower"):
+        assert name not in line
+    assert json.loads(file.read_text(encoding="utf-8")) == {"step": 10, **VALUES, **measured}
 
 
 def test_long_lines_are_not_broken(tmp_path: Path) -> None:
@@ -109,6 +121,63 @@ def test_throughput() -> None:
     assert values["prompts_per_s"] == pytest.approx(24 / worked, rel=0.1)
     assert values["data_wait"] == pytest.approx(waited / worked, rel=0.1)
     assert throughput.read()["images_per_s"] == 0.0
+
+
+def test_shares_and_sums_over_processes() -> None:
+    """This process, and another that did half as much, waited all the time, and holds more."""
+    others: list[tuple[dict[str, float], int]] = [
+        (
+            {"seconds": 4.0, "waited": 4.0, "images": 2, "target_tokens": 10, "target_positions": 10}
+            | {"image_tokens": 20, "image_positions": 40, "flops": 100},
+            10**15,
+        )
+    ]
+    throughput = Throughput(lambda own: own + others, peak_flops=10.0)
+    throughput.start -= 4.0
+    throughput.add(images=4, target_tokens=20, target_positions=30, image_tokens=40, image_positions=40, flops=60)
+    values = throughput.read()
+    assert values == {
+        "images_per_s": pytest.approx(6 / 4, rel=0.01),
+        "prompts_per_s": 0.0,
+        "target_tokens_per_s": pytest.approx(30 / 4, rel=0.01),
+        "image_tokens_per_s": pytest.approx(60 / 4, rel=0.01),
+        "data_wait": pytest.approx(0.5, rel=0.01),
+        "target_padding": pytest.approx(0.25),
+        "image_padding": pytest.approx(0.25),
+        "peak_memory_gb": pytest.approx(10**6),
+        "mfu": pytest.approx(160 / 8 / 10, rel=0.01),
+    }
+    assert values.keys() == MEASURED
+
+
+def test_no_share_of_a_peak_that_nobody_knows() -> None:
+    throughput = Throughput()
+    throughput.add(images=1, flops=10)
+    assert "mfu" not in throughput.read()
+    throughput = Throughput(peak_flops=10.0)
+    throughput.add(images=1, flops=0)  # not known, as where some weights are not trained
+    assert "mfu" not in throughput.read()
+
+
+def test_peak_memory_rises_with_what_is_held() -> None:
+    before = peak_memory()
+    if before is None:
+        pytest.skip("the system does not tell")
+    assert before > 50e6, "bytes: Python with torch alone takes more"
+    # More than whatever the process has had at its peak.
+    held = bytearray(b"x") * (before + 64 * 2**20)
+    assert before + 64 * 2**20 <= peak_memory() < 4 * before + 2**30  # type: ignore[operator]
+    del held
+
+
+def test_learning_rates_of_groups() -> None:
+    assert learning_rates([{"lr": 0.1}, {"lr": 0.1}]) == {"learning_rate": 0.1}
+    assert learning_rates([{"lr": 0.1, "name": "rest"}, {"lr": 0.01, "name": "tower"}, {"lr": 0.1}]) == {
+        "learning_rate": 0.1,
+        "learning_rate/rest": 0.1,
+        "learning_rate/tower": 0.01,
+        "learning_rate/2": 0.1,
+    }
 
 
 def test_texts_are_written_whole(tmp_path: Path) -> None:

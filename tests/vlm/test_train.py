@@ -25,6 +25,7 @@ from vlm.checkpoint import list_checkpoints
 from vlm.config import TrainConfig
 from vlm.data.regions import region_sizes
 from vlm.model import OneLookConfig
+from vlm.run_log import MEASURED
 from vlm.tokenizer import train_tokenizer
 from vlm.train import Trainer, main, parse_config
 
@@ -89,9 +90,8 @@ def rows(run: Path) -> list[dict[str, Any]]:
 
 
 def losses(run: Path) -> list[dict[str, float]]:
-    """What was logged, without the times that it took."""
-    timed = ("images_per_s", "prompts_per_s", "data_wait")
-    return [{name: value for name, value in row.items() if name not in timed} for row in rows(run)]
+    """What was logged, without what was measured."""
+    return [{name: value for name, value in row.items() if name not in MEASURED} for row in rows(run)]
 
 
 def final_state(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -140,11 +140,24 @@ def test_the_loss_falls(trained: Path) -> None:
     assert [row["step"] for row in found] == [10, 20, 30, 40, 50, 60]
     assert found[-1]["loss"] < 0.6 * found[0]["loss"]
     for row in found:
-        assert row["tokens"] > 0 and row["images_per_s"] > 0 and 0 <= row["data_wait"] <= 1
+        assert row["tokens"] > 0 and 0 <= row["data_wait"] <= 1
+        # Every step has 8 pictures, and so many tokens as the one that is logged.
+        assert row["target_tokens_per_s"] == pytest.approx(row["images_per_s"] * row["tokens"] / 8, rel=0.3)
+        assert 1 <= row["image_tokens_per_s"] / row["images_per_s"] <= 12
+        assert 0 < row["target_padding"] < 1 and 0 <= row["image_padding"] < 1
+        assert 0.1 < row["peak_memory_gb"] < 100
+        assert "mfu" not in row, "nobody knows what this CPU can do"
         tasks = [value for name, value in row.items() if name.startswith("loss/")]
         assert min(tasks) <= row["loss"] <= max(tasks)
     assert found[0]["learning_rate"] == 3e-3
     assert found[-1]["learning_rate"] < found[-2]["learning_rate"] < 3e-3, "the decay of the last third"
+
+
+def test_the_share_of_a_peak_that_is_given(config: Path) -> None:
+    assert main([str(config), "--num_steps=2", "--peak_flops=1e13", "--save_every=0"]) == 0
+    for row in rows(config.parent / "run"):
+        # 10 to 1,000 MFLOP a picture.
+        assert 1e7 < row["mfu"] * 1e13 / row["images_per_s"] < 1e9
 
 
 def test_validation_with_task_metrics(trained: Path) -> None:

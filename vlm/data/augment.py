@@ -133,12 +133,16 @@ def _change_light(image: Image.Image, brightness: float, contrast: float) -> Ima
     """Brightness and contrast of the brightest channel; the others keep their share of it, so that hue and saturation
     stay. Pillow's enhancers clip each channel for itself, and a bright beige turns yellow."""
     pixels = np.asarray(image)
-    value = pixels.max(axis=-1)
+    red, green, blue = (pixels[..., channel] for channel in range(3))
+    value = np.maximum(np.maximum(red, green), blue)  # ten times as fast as a reduction over three
     grey = float(value.mean()) * (1 + brightness)
     levels = np.arange(256)
     wanted = np.clip((levels * (1 + brightness) - grey) * (1 + contrast) + grey, 0, 255)
     scale = wanted / np.maximum(levels, 1)
-    return Image.fromarray(np.rint(pixels * scale[value][..., None]).astype(np.uint8))
+    # What becomes of every level under every brightest channel: looking it up spares the arithmetic in floats. No
+    # channel is above the brightest; what the table says there is never read.
+    table = np.rint(np.minimum(scale[:, None] * levels, 255)).astype(np.uint8)
+    return Image.fromarray(table.ravel()[(value.astype(np.uint16) << 8)[..., None] | pixels])
 
 
 def _draw_window(image: Image.Image, min_area: float, rng: random.Random) -> Box:

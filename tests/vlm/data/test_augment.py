@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tasks.base import QA, ObjectLabel, Record, TextLabel
 from tasks.boxes import Box
 from vlm.config import AugmentConfig
-from vlm.data.augment import augment, crop_record, flip_record, swap_sides
+from vlm.data.augment import _change_light, augment, crop_record, flip_record, swap_sides
 
 NOTHING = AugmentConfig(flip=0, crop=0, brightness=0)
 
@@ -266,6 +266,19 @@ def test_pure_colours_and_greys_stay_what_they_are(colour: tuple[int, int, int])
         true_hue, true_saturation, _ = colorsys.rgb_to_hsv(*(value / 255 for value in colour))
         assert hue == pytest.approx(true_hue, abs=1e-6)
         assert bool(saturation) == bool(true_saturation)
+
+
+@pytest.mark.parametrize(("brightness", "contrast"), [(0.25, -0.1), (-0.3, 0.3), (0.9, 0.9), (-0.9, -0.9), (0.0, 0.0)])
+def test_looking_light_up_is_computing_it(brightness: float, contrast: float) -> None:
+    """To the bit: pictures of a seed stay what they are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 90, 3), dtype=np.uint8)
+    pixels[:4] = [[[255, 255, 255]], [[0, 0, 0]], [[255, 0, 1]], [[1, 1, 2]]]
+    value = pixels.max(axis=-1)
+    grey = float(value.mean()) * (1 + brightness)
+    wanted = np.clip((np.arange(256) * (1 + brightness) - grey) * (1 + contrast) + grey, 0, 255)
+    scale = wanted / np.maximum(np.arange(256), 1)
+    found = _change_light(Image.fromarray(pixels), brightness, contrast)
+    assert np.array_equal(np.asarray(found), np.rint(pixels * scale[value][..., None]).astype(np.uint8))
 
 
 def test_turning_and_blanking_spare_photos_with_boxes() -> None:
