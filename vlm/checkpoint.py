@@ -8,12 +8,13 @@ nothing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "load_newest",
+    "require_same_groups",
     "save_checkpoint",
     "step_of",
 ]
@@ -144,6 +146,34 @@ def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
             f"none of the {len(found)} checkpoints in {folder} can be read; use another output_dir, or --restart"
         )
     return None
+
+
+def require_same_groups(state: Mapping[str, Any], groups: Sequence[Sequence[str]], output: Path) -> None:
+    """The optimizer's moments belong to weights by their place in its groups.
+
+    Args:
+        state: of a checkpoint.
+        groups: names of the weights in each group of the optimizer that is to go on with it.
+        output: of the run, for the message.
+
+    Raises:
+        ValueError: the checkpoint's groups were others.
+    """
+    before = state.get("trained")
+    if before is None:  # version 0.1 did not name them
+        sizes = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+        same, changes = sizes == [len(names) for names in groups], []
+    else:
+        old, new = (set(itertools.chain.from_iterable(names)) for names in (before, groups))
+        changes = [f"{name} was trained and is not" for name in sorted(old - new)]
+        changes += [f"{name} was not trained and is" for name in sorted(new - old)]
+        same = before == groups
+    if not same:
+        shown = "; ".join(changes[:2]) + (f"; and {len(changes) - 2} more" if len(changes) > 2 else "")
+        raise ValueError(
+            f"the run in {output} trained other weights, or put them into other groups{f' ({shown})' if shown else ''}"
+            f"; set optim.modules as {output / 'train.yaml'} has it, use another output_dir, or --restart"
+        )
 
 
 def _checksum(file: Path) -> str:

@@ -177,6 +177,23 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModuleConfig:
+    """How some weights are trained, where it is not as the others."""
+
+    learning_rate_scale: float = 1.0
+    """Factor on the learning rate."""
+    frozen: bool = False
+    """They stay as they are."""
+
+    def __post_init__(self) -> None:
+        scale = self.learning_rate_scale
+        _require(
+            0 < scale < math.inf,
+            f"learning_rate_scale is {scale}; expected more than 0; `frozen: true` leaves weights as they are",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with warm-up and a cosine or warm-up-stable-decay schedule."""
 
@@ -200,6 +217,9 @@ class OptimConfig:
     """Learning rate at the end, relative to the peak."""
     ema_decay: float = 0.999
     """Averaging of the weights; 0 turns it off."""
+    modules: dict[str, ModuleConfig] = field(default_factory=dict)
+    """Beginning of weights' names -> how these are trained: `{tower: {frozen: true}, image: {learning_rate_scale:
+    0.1}}`. `*` stands for anything; of several that fit a weight the last counts."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, f"optim.learning_rate is {self.learning_rate}; expected more than 0")

@@ -26,7 +26,7 @@ from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import num_prompts
 from vlm.build import build_model, build_processor
-from vlm.checkpoint import Best, load_newest, save_checkpoint
+from vlm.checkpoint import Best, load_newest, require_same_groups, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.positions import Positions
@@ -35,7 +35,7 @@ from vlm.engines import make_accelerator, make_engine
 from vlm.evaluate import quick_validation
 from vlm.launch import PREEMPTED
 from vlm.model import OneLookModel
-from vlm.optim import WeightAverage, decay_start, make_optimizer
+from vlm.optim import WeightAverage, decay_start, freeze, make_optimizer
 from vlm.peers import Peers, ProcessError
 from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor
@@ -117,6 +117,7 @@ class Trainer(TrainingStep):
                 f"the run in {self.output} is at step {self.first_step} already, past num_steps {config.num_steps}; "
                 "raise num_steps, use another output_dir, or start afresh with --restart"
             )
+        freeze(model, config.optim.modules)
         self.engine = make_engine(
             self.accelerator,
             model,
@@ -136,6 +137,7 @@ class Trainer(TrainingStep):
             self._resume(state)
 
     def _resume(self, state: dict[str, Any]) -> None:
+        require_same_groups(state, self.engine.order, self.output)
         self.engine.load_optimizer_state(state["optimizer"])
         if self.average is not None and "average" in state:
             self.average.load_state_dict(state["average"], self.engine.part)
@@ -283,6 +285,7 @@ class Trainer(TrainingStep):
         """A checkpoint of `step` finished steps."""
         state: dict[str, Any] = {
             "optimizer": self.engine.optimizer_state(),
+            "trained": self.engine.order,
             "skipped": (self.skipped, self.skipped_in_a_row),
         }
         if self.average is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tasks import TASKS
-from vlm.config import AugmentConfig, DataConfig, OptimConfig, SourceConfig, StageConfig, TrainConfig
+from vlm.config import AugmentConfig, DataConfig, ModuleConfig, OptimConfig, SourceConfig, StageConfig, TrainConfig
 from vlm.train import parse_config
 
 ONE = {"mine": SourceConfig(reader="jsonl")}
@@ -117,6 +117,11 @@ TASK_NAMES = ", ".join(TASKS)
         (data, {"num_workers": -1}, "data.num_workers is -1; expected 0 or more"),
         (OptimConfig, {"learning_rate": 0}, "optim.learning_rate is 0; expected more than 0"),
         (OptimConfig, {"learning_rate": float("nan")}, "optim.learning_rate is nan; expected more than 0"),
+        (
+            ModuleConfig,
+            {"learning_rate_scale": 0},
+            "learning_rate_scale is 0; expected more than 0; `frozen: true` leaves weights as they are",
+        ),
         (OptimConfig, {"schedule": "step"}, "optim.schedule is 'step'; expected cosine or wsd"),
         (OptimConfig, {"ema_decay": 1}, "optim.ema_decay is 1; expected [0, 1)"),
         (OptimConfig, {"decay_fraction": 1.5}, "optim.decay_fraction is 1.5; expected [0, 1]"),

@@ -24,10 +24,11 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from vlm.build import build_model
 from vlm.checkpoint import list_checkpoints
 from vlm.data.regions import region_sizes
 from vlm.launch import PREEMPTED
-from vlm.train import main
+from vlm.train import main, parse_config
 
 pytestmark = pytest.mark.distributed
 
@@ -259,6 +260,25 @@ def test_engines_that_shard(
     skip_without(engine)
     config = write_config(tmp_path, garments, micro_batch_size=micro, **TWO_STEPS)
     assert_same_steps(train(config, name=engine), whole(STAGE))
+
+
+MODULES = {"tower": {"frozen": True}, "decoder": {"learning_rate_scale": 0.1}}
+
+
+@pytest.mark.parametrize("engine", ["cpu", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ENGINES)])
+def test_frozen_weights_stay_under_every_engine(engine: str, tmp_path: Path, garments: Path) -> None:
+    """To the bit; the others go on as in one process."""
+    skip_without(engine)
+    steps = {**TWO_STEPS, "optim": {**OPTIM, "max_grad_norm": 1e3, "modules": MODULES}}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    config = write_config(tmp_path / "several", garments, **steps)
+    several = train(config, name=engine)
+    assert_same_steps(several, alone)
+    before = build_model(parse_config([str(config)])[0]).state_dict()
+    weights, state = state_of(several, -1)
+    frozen = {name for name in weights if name.startswith("tower")}
+    assert frozen == {name for name, value in weights.items() if torch.equal(value, before[name])}
+    assert frozen.isdisjoint(name.removeprefix("shadow.") for name in state["average"])
 
 
 def test_the_golden_curve(tmp_path: Path, garments: Path) -> None:

@@ -272,6 +272,39 @@ def test_a_checkpoint_can_be_trained_further(trained: Path, tmp_path: Path, garm
     assert (tmp_path / "run" / "final" / "tokenizer.json").is_file()
 
 
+# -- what is trained, and how fast -----------------------------------------------------------------------
+
+
+def test_frozen_weights_stay_and_the_rest_goes_at_its_own_rate(config: Path, tmp_path: Path) -> None:
+    """To the bit, in spite of weight decay and averaging; AdamW's first step is as long as the learning rate."""
+    before = build_model(parse_config([str(config)])[0]).state_dict()
+    modules = "--optim.modules={tower: {frozen: true}, decoder_layers.1.: {learning_rate_scale: 0.1}}"
+    assert main([str(config), modules, "--num_steps=1", "--optim.weight_decay=0"]) == 0
+    weights, state = final_state(tmp_path / "run")
+    for name, value in weights.items():
+        moved = float((value - before[name]).abs().max())
+        if name.startswith("tower"):
+            assert torch.equal(value, before[name]), name
+            assert f"shadow.{name}" not in state["average"]
+        elif name.startswith("decoder_layers"):
+            rate = 3e-4 if name.startswith("decoder_layers.1.") else 3e-3
+            assert moved == pytest.approx(rate, rel=1e-2), name
+    assert [row["learning_rate"] for row in rows(tmp_path / "run")] == [3e-3]
+    exported = load_file(tmp_path / "run" / "final" / "model.safetensors")
+    assert torch.equal(exported["tower.stem.conv.weight"], before["tower.stem.conv.weight"].half())
+
+
+def test_other_groups_do_not_go_on(config: Path) -> None:
+    """Moments would go to other weights; another scale of the same group is fine."""
+    frozen, scaled = "--optim.modules={tower: {frozen: true}}", "--optim.modules={tower: {learning_rate_scale: %s}}"
+    assert main([str(config), scaled % 0.5, "--num_steps=1"]) == 0
+    with pytest.raises(ValueError, match=r"trained other weights, or put .* \(tower\..* was trained and is not; tower"):
+        main([str(config), frozen, "--num_steps=2"])
+    with pytest.raises(ValueError, match=r"other groups; set optim\.modules as .*train\.yaml has it, use another"):
+        main([str(config), "--num_steps=2"])
+    assert main([str(config), scaled % 0.25, "--num_steps=2"]) == 0
+
+
 # -- kill and resume -----------------------------------------------------------------------------------
 
 NUM_STEPS = 40
