@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from tasks.base import Record
+from vlm.adapter import ADAPTER_FILE
 from vlm.config import TrainConfig
 from vlm.data.corpus import corpus
 from vlm.model import OneLookConfig, OneLookModel
@@ -28,6 +29,10 @@ def build_model(config: TrainConfig) -> OneLookModel:
     Raises:
         ValueError: neither is there, or the shape has an unknown field.
     """
+    if Path(config.model, ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"model {config.model!r} is an adapter; go on from its run's `export: merged`, or name its base checkpoint"
+        )
     if Path(config.model).is_dir():
         shape = _changed(OneLookConfig.from_pretrained(config.model).to_dict(), config)
         with torch.random.fork_rng():

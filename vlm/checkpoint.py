@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -97,8 +97,11 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, model: nn.Module, names: Collection[str] | None = None) -> dict[str, Any]:
     """Load the weights into `model` and return the state.
+
+    Args:
+        names: the weights that it should have; None for all.
 
     Raises:
         DamagedCheckpointError: files are missing or cannot be read.
@@ -111,7 +114,7 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise DamagedCheckpointError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
-    own = model.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if names is None or name in names}
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [
@@ -123,13 +126,13 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise ValueError(
             f"{path} is of another model ({shown}); use the model configuration that it was trained with, "
-            "another output_dir, or --restart"
+            "adapter and all, another output_dir, or --restart"
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=names is None)
     return state
 
 
-def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
+def load_newest(folder: str | Path, model: nn.Module, names: Collection[str] | None = None) -> dict[str, Any] | None:
     """Load the newest checkpoint that can be read; None where there is none at all. Damaged ones give a warning.
 
     Raises:
@@ -138,7 +141,7 @@ def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
-            return load_checkpoint(path, model)
+            return load_checkpoint(path, model, names)
         except DamagedCheckpointError as error:
             warnings.warn(f"{error}; trying the one before", stacklevel=2)
     if found:

@@ -236,6 +236,37 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """LoRA or DoRA: the model stays as it is, and small matrices beside its linear layers are trained."""
+
+    kind: str = "lora"
+    """"lora", or "dora", which trains the lengths of a layer's rows too."""
+    rank: int = 8
+    """Of the matrices."""
+    alpha: float = 16.0
+    """What they give is multiplied by `alpha` / `rank`."""
+    dropout: float = 0.0
+    """On what goes into them."""
+    targets: tuple[str, ...] = ("image_layers", "joint_layers", "decoder_layers")
+    """Beginnings of the names of the linear layers that get them; `*` stands for anything, as in `*attention.query`."""
+    also_trained: tuple[str, ...] = ()
+    """Beginnings of the names of other weights to train, such as `tokens`."""
+    export: str = "merged"
+    """"merged": the exported model is one like any other; "adapter": only what was trained, beside the name of the
+    checkpoint that it belongs to."""
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "also_trained"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(self.kind in ("lora", "dora"), f"adapter.kind is {self.kind!r}; expected lora or dora")
+        _require(self.rank > 0, f"adapter.rank is {self.rank}; expected at least 1")
+        _require(self.alpha > 0, f"adapter.alpha is {self.alpha}; expected more than 0")
+        _require(0 <= self.dropout < 1, f"adapter.dropout is {self.dropout}; expected [0, 1)")
+        _require(bool(self.targets), "adapter.targets is empty; name at least one")
+        _require(self.export in ("merged", "adapter"), f"adapter.export is {self.export!r}; expected merged or adapter")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
@@ -249,6 +280,8 @@ class TrainConfig:
     """What is trained on."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """How."""
+    adapter: AdapterConfig | None = None
+    """LoRA or DoRA; null to train the model itself."""
     num_steps: int = 1000
     """Optimizer steps."""
     batch_size: int = 32
@@ -304,6 +337,11 @@ class TrainConfig:
         _require(
             self.keep_best is None or self.eval_every > 0,
             f"keep_best is {self.keep_best!r}, but eval_every is 0: nothing is measured; set eval_every",
+        )
+        _require(
+            self.adapter is None or self.adapter.export == "merged" or not self.shape,
+            "adapter.export is 'adapter', but `shape` changes the model that it would belong to; "
+            "export it merged, or drop `shape`",
         )
 
     def stage_of(self, position: int) -> StageConfig:

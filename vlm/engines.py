@@ -281,6 +281,10 @@ class ZeroEngine(Engine):
         if self.bf16:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         self.stage = int(plugin.zero_stage)
+        if self.stage == 3 and any("lora_magnitude_vector" in name for name, _ in self._named()):
+            raise ValueError(
+                "adapter.kind is dora, which reads whole weights where ZeRO 3 has parts; use lora, zero2 or fsdp2"
+            )
         optimizer = self._made(make_optimizer)
         self._shapes = {name: parameter.shape for name, parameter in self._named()}
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]

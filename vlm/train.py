@@ -22,6 +22,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
+from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import num_prompts
@@ -99,6 +100,7 @@ class Trainer(TrainingStep):
         self.pictures = read_sources(config.data)
         self.validation_records = validation_records(config) if config.eval_every else {}
         model = build_model(config)
+        self.adapter = Adapter(model, config.adapter, config.model, config.seed) if config.adapter else None
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,8 @@ class Trainer(TrainingStep):
         with warnings.catch_warnings():
             if not self.accelerator.is_main_process:
                 warnings.simplefilter("ignore")  # what is wrong with a checkpoint need be said only once
-            state = load_newest(self.output / "checkpoints", model) or {}
+            trained = self.adapter.trained if self.adapter else None
+            state = load_newest(self.output / "checkpoints", model, trained) or {}
         self.first_step = int(state.get("step", 0))
         if self.first_step > config.num_steps:
             raise ValueError(
@@ -138,6 +141,8 @@ class Trainer(TrainingStep):
 
     def _resume(self, state: dict[str, Any]) -> None:
         require_same_groups(state, self.engine.order, self.output)
+        if self.adapter is not None:
+            self.adapter.require_base(state.get("base"))
         self.engine.load_optimizer_state(state["optimizer"])
         if self.average is not None and "average" in state:
             self.average.load_state_dict(state["average"], self.engine.part)
@@ -293,6 +298,9 @@ class Trainer(TrainingStep):
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         weights = self.engine.weights()
+        if self.adapter is not None:
+            state["base"] = self.adapter.checksum
+            weights = {name: value for name, value in weights.items() if name in self.adapter.trained}
         if self.accelerator.is_main_process:
             save_checkpoint(
                 self.output / "checkpoints",
@@ -317,23 +325,27 @@ class Trainer(TrainingStep):
         flag = torch.tensor(found, device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum"))
 
-    def averaged(self) -> tuple[OneLookModel, OneLookProcessor]:
-        """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode.
+    def averaged(self, *, merged: bool = True) -> tuple[OneLookModel, OneLookProcessor]:
+        """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode; an
+        adapter is taken into the weights if `merged`.
 
         Where weights are split over the processes, it is for all of them together.
         """
         shape = deepcopy(self.raw_model.config)
         shape.patch_budget = self.config.data.stages[-1].patch_budget
-        model = OneLookModel(shape).to(self.accelerator.device)
-        model.load_state_dict(self.engine.weights())
+        model = OneLookModel(shape)
+        adapted = self.adapter.add_to(model) if self.adapter else None
+        model.to(self.accelerator.device).load_state_dict(self.engine.weights())
         if self.average is not None:
             self.average.copy_to(model, self.engine.whole)
+        if adapted is not None and merged:
+            model = adapted.merge_and_unload()
         return model.eval(), OneLookProcessor(self.processor.tokenizer, shape)
 
-    def _averaged_where_needed(self) -> tuple[OneLookModel, OneLookProcessor] | None:
+    def _averaged_where_needed(self, *, merged: bool = True) -> tuple[OneLookModel, OneLookProcessor] | None:
         """`averaged` in the main process, and in the others as far as they must help."""
         if self.accelerator.is_main_process or self.engine.name != "replicated":
-            return self.averaged()
+            return self.averaged(merged=merged)
         return None
 
     def validate(self) -> dict[str, float]:
@@ -346,15 +358,20 @@ class Trainer(TrainingStep):
         return {f"validation/{name}": value for name, value in values.items()}
 
     def export(self) -> Path:
-        """The averaged weights in half precision with tokenizer and configuration, ready for `vlm.load`."""
+        """The averaged weights in half precision with tokenizer and configuration, or the adapter in float32, ready for
+        `vlm.load`."""
         final = self.output / "final"
-        averaged = self._averaged_where_needed()
+        merged = self.config.adapter is None or self.config.adapter.export == "merged"
+        averaged = self._averaged_where_needed(merged=merged)
         if self.accelerator.is_main_process and averaged is not None:
             temporary = self.output / ".final.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             model, processor = averaged
-            with no_other_bars():
-                model.half().save_pretrained(temporary)
+            if self.adapter is not None and not merged:
+                self.adapter.save(temporary, model)
+            else:
+                with no_other_bars():
+                    model.half().save_pretrained(temporary)
             processor.save_pretrained(temporary)
             write_text(temporary / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
             shutil.rmtree(final, ignore_errors=True)

@@ -281,6 +281,37 @@ def test_frozen_weights_stay_under_every_engine(engine: str, tmp_path: Path, gar
     assert frozen.isdisjoint(name.removeprefix("shadow.") for name in state["average"])
 
 
+KINDS = {"zero1": "lora", "zero2": "dora", "zero3": "lora", "fsdp2": "dora"}
+"""Peft's DoRA reads whole weights: it is not for ZeRO 3."""
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("cpu", "dora"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in KINDS.items())]
+)
+def test_an_adapter_under_every_engine(engine: str, kind: str, tmp_path: Path, garments: Path) -> None:
+    """Its checkpoint has only what is trained, and the weights that it lies beside are exported as they were."""
+    skip_without(engine)
+    steps = {**TWO_STEPS, "adapter": {"kind": kind, "rank": 4, "also_trained": ["memory_norm"]}}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    config = write_config(tmp_path / "several", garments, **steps)
+    several = train(config, name=engine)
+    assert_same_steps(several, alone)
+    weights, _ = state_of(several, -1)
+    assert {name for name in weights if "lora_" not in name} == {"memory_norm.weight"}
+    before = build_model(parse_config([str(config)])[0]).state_dict()
+    exported = load_file(several / "final" / "model.safetensors")
+    assert torch.equal(exported["tower.stem.conv.weight"], before["tower.stem.conv.weight"].half())
+    name = "decoder_layers.0.mlp.down.weight"
+    assert not torch.equal(exported[name], before[name].half())
+
+
+@pytest.mark.slow
+def test_dora_does_not_go_with_zero3(tmp_path: Path, garments: Path) -> None:
+    skip_without("zero3")
+    status, out = finish(launch(write_config(tmp_path, garments, adapter={"kind": "dora"}), name="zero3"))
+    assert status != 0 and "has parts; use lora, zero2 or fsdp2" in out
+
+
 def test_the_golden_curve(tmp_path: Path, garments: Path) -> None:
     """50 steps as they were when the file was written. `VLM_WRITE_GOLDEN=1` writes it anew; docs/log.md says why."""
     run = train(write_config(tmp_path, garments, num_steps=50, save_every=0), num=1)
