@@ -309,6 +309,11 @@ class TrainConfig:
     keep_best: str | None = None
     """A measure of the validation, such as validation/ccp/presence/micro_F1: the checkpoint with its highest value is
     kept beside the newest ones, and checkpoints/best.json names it. Null for none."""
+    activation_checkpointing: bool = False
+    """Of a layer or image stage keep only what goes in, and compute the rest again for the backward pass: memory for
+    time."""
+    compile: bool = False
+    """Let torch.compile make kernels of the forward and backward pass, for one process or DDP; needs a C++ compiler."""
     max_skipped_steps: int = 5
     """Steps in a row that are left out where their gradient is not finite; one more ends the run."""
     tensorboard: bool = True
@@ -337,6 +342,11 @@ class TrainConfig:
         _require(
             self.keep_best is None or self.eval_every > 0,
             f"keep_best is {self.keep_best!r}, but eval_every is 0: nothing is measured; set eval_every",
+        )
+        _require(
+            not (self.compile and self.activation_checkpointing),
+            "compile and activation_checkpointing are both true, but a compiled pass chooses itself what it computes "
+            "again; choose one",
         )
         _require(
             self.adapter is None or self.adapter.export == "merged" or not self.shape,

@@ -26,7 +26,7 @@ from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import num_prompts
-from vlm.build import build_model, build_processor
+from vlm.build import build_model, build_processor, checkpoint_activations, compile_forward
 from vlm.checkpoint import Best, load_newest, require_same_groups, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
@@ -121,6 +121,8 @@ class Trainer(TrainingStep):
                 "raise num_steps, use another output_dir, or start afresh with --restart"
             )
         freeze(model, config.optim.modules)
+        if config.activation_checkpointing:
+            checkpoint_activations(model)
         self.engine = make_engine(
             self.accelerator,
             model,
@@ -129,6 +131,8 @@ class Trainer(TrainingStep):
             micro_batch_size=self.micro,
             mixed_precision=precision,
         )
+        if config.compile:
+            compile_forward(self.engine)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.average = None
         if config.optim.ema_decay:

@@ -143,6 +143,12 @@ TASK_NAMES = ", ".join(TASKS)
             "adapter.export is 'adapter', but `shape` changes the model that it would belong to; "
             "export it merged, or drop `shape`",
         ),
+        (
+            train,
+            {"compile": True, "activation_checkpointing": True},
+            "compile and activation_checkpointing are both true, but a compiled pass chooses itself what it computes "
+            "again; choose one",
+        ),
         (OptimConfig, {"schedule": "step"}, "optim.schedule is 'step'; expected cosine or wsd"),
         (OptimConfig, {"ema_decay": 1}, "optim.ema_decay is 1; expected [0, 1)"),
         (OptimConfig, {"decay_fraction": 1.5}, "optim.decay_fraction is 1.5; expected [0, 1]"),

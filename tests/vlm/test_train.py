@@ -405,6 +405,53 @@ def test_micro_batches_give_the_whole_batch(micro: int, tmp_path: Path, garments
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_activation_checkpointing_is_exact_and_keeps_less(tmp_path: Path, garments: Path) -> None:
+    """With dropout, which must be the same when a layer is computed again."""
+    config = write_config(tmp_path, garments, model=write_shape(tmp_path, dropout=0.1))
+
+    def measured(*overrides: str) -> tuple[int, torch.Tensor, dict[str, torch.Tensor]]:
+        kept = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            sums, found = gradients(config, *overrides)
+        return kept, sums, found
+
+    whole, sums, expected = measured()
+    less, again, found = measured("--activation_checkpointing=true")
+    assert less < 0.5 * whole
+    torch.testing.assert_close(again, sums, rtol=1e-6, atol=1e-6)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6 * float(value.abs().max()), msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_same(config: Path, tmp_path: Path) -> None:
+    """Of batches of several shapes; the checkpoint has no trace of it."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    short = ("--num_steps=3", "--optim.schedule=cosine")
+    assert main([str(config), *short]) == 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main([str(config), *short, "--compile=true", f"--output_dir={tmp_path / 'compiled'}"]) == 0
+    expected, found = rows(tmp_path / "run"), rows(tmp_path / "compiled")
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-4)
+    assert final_state(tmp_path / "compiled")[0].keys() == final_state(tmp_path / "run")[0].keys()
+
+
+def test_compiling_needs_a_compiler(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ValueError, match=r"there is no C\+\+ compiler no-such-compiler; install it, name another in CXX"
+    ):
+        trainer(config, "--compile=true")
+
+
 def test_loss_weights_count(config: Path) -> None:
     """The loss is the weighted sum over the sum of weights; what is logged is unweighted."""
     sums, plain = gradients(config)
