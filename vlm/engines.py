@@ -373,10 +373,10 @@ class ZeroEngine(Engine):
             return
         zero = self.model.optimizer
         # The moments come to be in the first step; here they are wanted before.
-        for group in zero.optimizer.param_groups:
-            for flat in group["params"]:
-                step = state["state"][0]["step"].detach().clone().to(flat.device)
-                zero.optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in _MOMENTS}}
+        flats = zero.single_partition_of_fp32_groups if self.stage < 3 else zero.fp32_partitioned_groups_flat
+        for flat in flats:
+            step = state["state"][0]["step"].detach().clone().to(flat.device)
+            zero.optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in _MOMENTS}}
         self._link_moments()
         for index, name in enumerate(name for names in self.order for name in names):
             for key in _MOMENTS:

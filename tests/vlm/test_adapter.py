@@ -18,6 +18,7 @@ from tests.vlm.test_train import final_state, identical, losses, trainer, write_
 from vlm.api import VLM
 from vlm.batches import to_device
 from vlm.checkpoint import list_checkpoints
+from vlm.evaluate import quick_validation
 from vlm.model import OneLookModel
 from vlm.train import Trainer, main
 
@@ -109,9 +110,9 @@ def logits(run: Trainer, model: OneLookModel, batch: dict[str, Any]) -> torch.Te
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_merged_it_is_what_was_trained(kind: str, tmp_path: Path, garments: Path, base: Path) -> None:
-    """Teacher-forced, decoded token by token, and exported."""
+    """Teacher-forced, decoded token by token, validated in the run, and exported."""
     file = write(tmp_path, garments, base, kind=kind)
-    run = trainer(file, f"--optim={json.dumps(NO_AVERAGE)}", "--num_steps=2")
+    run = trainer(file, f"--optim={json.dumps(NO_AVERAGE)}", "--num_steps=2", "--eval_every=2", "--eval_records=1")
     batch = next(iter(run.loader()))
     at_first = logits(run, run.raw_model, batch)
     untouched = logits(run, vlm.load(base).family.model, batch)
@@ -124,6 +125,9 @@ def test_merged_it_is_what_was_trained(kind: str, tmp_path: Path, garments: Path
     ours, theirs = trained.step_weights(), merged.step_weights()
     for one, other in zip(ours.projections, theirs.projections, strict=True):
         torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-6)
+    [validated] = [row for row in losses(tmp_path / "run") if "loss" not in row]
+    measured = quick_validation(VLM(trained, run.averaged()[1]), run.validation_records)
+    assert validated == {"step": 2, **{f"validation/{name}": value for name, value in measured.items()}}
     exported = load_file(tmp_path / "run" / "final" / "model.safetensors")
     assert all(torch.equal(value, merged.state_dict()[name].half()) for name, value in exported.items())
     assert vlm.load(tmp_path / "run" / "final").caption(garments.parent / "11.png")

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -262,6 +263,17 @@ def test_engines_that_shard(
     assert_same_steps(train(config, name=engine), whole(STAGE))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+def test_activation_checkpointing_where_weights_are_split(
+    engine: str, whole: Callable[[dict[str, int]], Path], tmp_path: Path, garments: Path
+) -> None:
+    """A layer that is computed again needs its weights put together again."""
+    skip_without(engine)
+    config = write_config(tmp_path, garments, activation_checkpointing=True, **TWO_STEPS)
+    assert_same_steps(train(config, name=engine), whole(STAGE))
+
+
 MODULES = {"tower": {"frozen": True}, "decoder": {"learning_rate_scale": 0.1}}
 
 
@@ -303,6 +315,21 @@ def test_an_adapter_under_every_engine(engine: str, kind: str, tmp_path: Path, g
     assert torch.equal(exported["tower.stem.conv.weight"], before["tower.stem.conv.weight"].half())
     name = "decoder_layers.0.mlp.down.weight"
     assert not torch.equal(exported[name], before[name].half())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("zero2", "fsdp2"), ("fsdp2", "zero3"), ("zero3", "cpu")])
+def test_an_adapter_goes_on_under_another_engine(before: str, after: str, tmp_path: Path, garments: Path) -> None:
+    """With three groups, whose moments are told apart by their place."""
+    skip_without(before, after)
+    optim = {**OPTIM, "max_grad_norm": 1e3, "modules": {"decoder": {"learning_rate_scale": 0.1}}}
+    steps = {**TWO_STEPS, "optim": optim, "adapter": {"rank": 4, "also_trained": ["memory_norm"]}}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    config = write_config(tmp_path / "several", garments, **steps)
+    run = train(config, name=before)
+    shutil.rmtree(list_checkpoints(run / "checkpoints")[-1])
+    assert_same_steps(train(config, name=after), alone)
+    assert len(state_of(run, -1)[1]["trained"]) == 3
 
 
 @pytest.mark.slow
