@@ -24,7 +24,7 @@ from vlm.model import OneLookConfig, OneLookModel
 from vlm.processor import OneLookProcessor
 from vlm.tokenizer import load_tokenizer, train_tokenizer
 
-__all__ = ["build_model", "build_processor", "checkpoint_activations", "compile_forward"]
+__all__ = ["build_model", "build_processor", "checkpoint_activations", "compile_layers"]
 
 
 def build_model(config: TrainConfig) -> OneLookModel:
@@ -75,8 +75,10 @@ def checkpoint_activations(model: OneLookModel) -> None:
         module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
-def compile_forward(engine: Engine) -> None:
-    """Compile the model's forward pass, for batches of any shape, when it is first called. Names of weights stay.
+def compile_layers(engine: Engine) -> None:
+    """Compile the transformer's layers, for batches of any shape, when they are first called. Names of weights stay.
+
+    Not the convolutions: with sides that may be of any length, torch 2.13 is not done with them in twenty minutes.
 
     Raises:
         ValueError: the engine shards, or there is no C++ compiler.
@@ -89,7 +91,9 @@ def compile_forward(engine: Engine) -> None:
             f"compile is true, but there is no C++ compiler {compiler}; install it, name another in CXX, or set "
             "compile to false"
         )
-    engine.module.compile(dynamic=True)
+    model: Any = engine.module
+    for layer in (*model.image_layers, *model.joint_layers, *model.decoder_layers):
+        layer.compile(dynamic=True)
 
 
 def build_processor(

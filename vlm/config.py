@@ -313,7 +313,7 @@ class TrainConfig:
     """Of a layer or image stage keep only what goes in, and compute the rest again for the backward pass: memory for
     time."""
     compile: bool = False
-    """Let torch.compile make kernels of the forward and backward pass, for one process or DDP; needs a C++ compiler."""
+    """Let torch.compile make kernels of the transformer's layers, for one process or DDP; needs a C++ compiler."""
     max_skipped_steps: int = 5
     """Steps in a row that are left out where their gradient is not finite; one more ends the run."""
     tensorboard: bool = True
@@ -345,7 +345,7 @@ class TrainConfig:
         )
         _require(
             not (self.compile and self.activation_checkpointing),
-            "compile and activation_checkpointing are both true, but a compiled pass chooses itself what it computes "
+            "compile and activation_checkpointing are both true, but a compiled layer chooses itself what it computes "
             "again; choose one",
         )
         _require(

@@ -26,7 +26,7 @@ from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import num_prompts
-from vlm.build import build_model, build_processor, checkpoint_activations, compile_forward
+from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers
 from vlm.checkpoint import Best, load_newest, require_same_groups, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
@@ -132,7 +132,7 @@ class Trainer(TrainingStep):
             mixed_precision=precision,
         )
         if config.compile:
-            compile_forward(self.engine)
+            compile_layers(self.engine)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.average = None
         if config.optim.ema_decay:

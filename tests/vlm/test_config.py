@@ -146,7 +146,7 @@ TASK_NAMES = ", ".join(TASKS)
         (
             train,
             {"compile": True, "activation_checkpointing": True},
-            "compile and activation_checkpointing are both true, but a compiled pass chooses itself what it computes "
+            "compile and activation_checkpointing are both true, but a compiled layer chooses itself what it computes "
             "again; choose one",
         ),
         (OptimConfig, {"schedule": "step"}, "optim.schedule is 'step'; expected cosine or wsd"),
