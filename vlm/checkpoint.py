@@ -8,12 +8,13 @@ nothing.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "load_newest",
+    "require_same_groups",
     "save_checkpoint",
     "step_of",
 ]
@@ -95,8 +97,11 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, model: nn.Module, names: Collection[str] | None = None) -> dict[str, Any]:
     """Load the weights into `model` and return the state.
+
+    Args:
+        names: the weights that it should have; None for all.
 
     Raises:
         DamagedCheckpointError: files are missing or cannot be read.
@@ -109,7 +114,7 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise DamagedCheckpointError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
-    own = model.state_dict()
+    own = {name: value for name, value in model.state_dict().items() if names is None or name in names}
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [
@@ -121,13 +126,13 @@ def load_checkpoint(path: str | Path, model: nn.Module) -> dict[str, Any]:
         shown = "; ".join(wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
         raise ValueError(
             f"{path} is of another model ({shown}); use the model configuration that it was trained with, "
-            "another output_dir, or --restart"
+            "adapter and all, another output_dir, or --restart"
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=names is None)
     return state
 
 
-def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
+def load_newest(folder: str | Path, model: nn.Module, names: Collection[str] | None = None) -> dict[str, Any] | None:
     """Load the newest checkpoint that can be read; None where there is none at all. Damaged ones give a warning.
 
     Raises:
@@ -136,7 +141,7 @@ def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
     found = list_checkpoints(folder)
     for path in reversed(found):
         try:
-            return load_checkpoint(path, model)
+            return load_checkpoint(path, model, names)
         except DamagedCheckpointError as error:
             warnings.warn(f"{error}; trying the one before", stacklevel=2)
     if found:
@@ -144,6 +149,34 @@ def load_newest(folder: str | Path, model: nn.Module) -> dict[str, Any] | None:
             f"none of the {len(found)} checkpoints in {folder} can be read; use another output_dir, or --restart"
         )
     return None
+
+
+def require_same_groups(state: Mapping[str, Any], groups: Sequence[Sequence[str]], output: Path) -> None:
+    """The optimizer's moments belong to weights by their place in its groups.
+
+    Args:
+        state: of a checkpoint.
+        groups: names of the weights in each group of the optimizer that is to go on with it.
+        output: of the run, for the message.
+
+    Raises:
+        ValueError: the checkpoint's groups were others.
+    """
+    before = state.get("trained")
+    if before is None:  # version 0.1 did not name them
+        sizes = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+        same, changes = sizes == [len(names) for names in groups], []
+    else:
+        old, new = (set(itertools.chain.from_iterable(names)) for names in (before, groups))
+        changes = [f"{name} was trained and is not" for name in sorted(old - new)]
+        changes += [f"{name} was not trained and is" for name in sorted(new - old)]
+        same = before == groups
+    if not same:
+        shown = "; ".join(changes[:2]) + (f"; and {len(changes) - 2} more" if len(changes) > 2 else "")
+        raise ValueError(
+            f"the run in {output} trained other weights, or put them into other groups{f' ({shown})' if shown else ''}"
+            f"; set optim.modules as {output / 'train.yaml'} has it, use another output_dir, or --restart"
+        )
 
 
 def _checksum(file: Path) -> str:

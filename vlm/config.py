@@ -205,6 +205,23 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModuleConfig:
+    """How some weights are trained, where it is not as the others."""
+
+    learning_rate_scale: float = 1.0
+    """Factor on the learning rate."""
+    frozen: bool = False
+    """They stay as they are."""
+
+    def __post_init__(self) -> None:
+        scale = self.learning_rate_scale
+        _require(
+            0 < scale < math.inf,
+            f"learning_rate_scale is {scale}; expected more than 0; `frozen: true` leaves weights as they are",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW with warm-up and a cosine or warm-up-stable-decay schedule."""
 
@@ -228,6 +245,9 @@ class OptimConfig:
     """Learning rate at the end, relative to the peak."""
     ema_decay: float = 0.999
     """Averaging of the weights; 0 turns it off."""
+    modules: dict[str, ModuleConfig] = field(default_factory=dict)
+    """Beginning of weights' names -> how these are trained: `{tower: {frozen: true}, image: {learning_rate_scale:
+    0.1}}`. `*` stands for anything; of several that fit a weight the last counts."""
 
     def __post_init__(self) -> None:
         _require(self.learning_rate > 0, f"optim.learning_rate is {self.learning_rate}; expected more than 0")
@@ -244,6 +264,37 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """LoRA or DoRA: the model stays as it is, and small matrices beside its linear layers are trained."""
+
+    kind: str = "lora"
+    """"lora", or "dora", which trains the lengths of a layer's rows too."""
+    rank: int = 8
+    """Of the matrices."""
+    alpha: float = 16.0
+    """What they give is multiplied by `alpha` / `rank`."""
+    dropout: float = 0.0
+    """On what goes into them."""
+    targets: tuple[str, ...] = ("image_layers", "joint_layers", "decoder_layers")
+    """Beginnings of the names of the linear layers that get them; `*` stands for anything, as in `*attention.query`."""
+    also_trained: tuple[str, ...] = ()
+    """Beginnings of the names of other weights to train, such as `tokens`."""
+    export: str = "merged"
+    """"merged": the exported model is one like any other; "adapter": only what was trained, beside the name of the
+    checkpoint that it belongs to."""
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "also_trained"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(self.kind in ("lora", "dora"), f"adapter.kind is {self.kind!r}; expected lora or dora")
+        _require(self.rank > 0, f"adapter.rank is {self.rank}; expected at least 1")
+        _require(self.alpha > 0, f"adapter.alpha is {self.alpha}; expected more than 0")
+        _require(0 <= self.dropout < 1, f"adapter.dropout is {self.dropout}; expected [0, 1)")
+        _require(bool(self.targets), "adapter.targets is empty; name at least one")
+        _require(self.export in ("merged", "adapter"), f"adapter.export is {self.export!r}; expected merged or adapter")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
@@ -257,6 +308,8 @@ class TrainConfig:
     """What is trained on."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """How."""
+    adapter: AdapterConfig | None = None
+    """LoRA or DoRA; null to train the model itself."""
     num_steps: int = 1000
     """Optimizer steps."""
     batch_size: int = 32
@@ -284,6 +337,11 @@ class TrainConfig:
     keep_best: str | None = None
     """A measure of the validation, such as validation/ccp/presence/micro_F1: the checkpoint with its highest value is
     kept beside the newest ones, and checkpoints/best.json names it. Null for none."""
+    activation_checkpointing: bool = False
+    """Of a layer or image stage keep only what goes in, and compute the rest again for the backward pass: memory for
+    time."""
+    compile: bool = False
+    """Let torch.compile make kernels of the transformer's layers, for one process or DDP; needs a C++ compiler."""
     max_skipped_steps: int = 5
     """Steps in a row that are left out where their gradient is not finite; one more ends the run."""
     tensorboard: bool = True
@@ -323,6 +381,16 @@ class TrainConfig:
         _require(
             self.keep_best is None or self.eval_every > 0,
             f"keep_best is {self.keep_best!r}, but eval_every is 0: nothing is measured; set eval_every",
+        )
+        _require(
+            not (self.compile and self.activation_checkpointing),
+            "compile and activation_checkpointing are both true, but a compiled layer chooses itself what it computes "
+            "again; choose one",
+        )
+        _require(
+            self.adapter is None or self.adapter.export == "merged" or not self.shape,
+            "adapter.export is 'adapter', but `shape` changes the model that it would belong to; "
+            "export it merged, or drop `shape`",
         )
 
     def stage_of(self, position: int) -> StageConfig:

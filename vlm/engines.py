@@ -93,6 +93,7 @@ class Engine:
         module: the model itself, without what an engine wraps around it.
         model: what is called in a step.
         optimizer: what has `param_groups`.
+        order: names of the weights in each of its groups.
     """
 
     name = "replicated"
@@ -114,10 +115,17 @@ class Engine:
         self.bf16 = mixed_precision == "bf16"
         self.model: Any
         self.optimizer: Any
+        self.order: list[list[str]]
         self._prepare(make_optimizer)
 
     def _prepare(self, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
-        self.model, self.optimizer = self.accelerator.prepare(self.module, make_optimizer(self.module))
+        self.model, self.optimizer = self.accelerator.prepare(self.module, self._made(make_optimizer))
+
+    def _made(self, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        optimizer = make_optimizer(self.module)
+        names = {id(parameter): name for name, parameter in self._named()}
+        self.order = [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
+        return optimizer
 
     # -- a step --------------------------------------------------------------------------------------
 
@@ -193,7 +201,7 @@ class FullyShardedEngine(Engine):
         mesh = init_device_mesh(device.type, (self.accelerator.num_processes,))
         self.model = fully_shard(self.module.to(device), mesh=mesh)
         assert all(isinstance(parameter, DTensor) for _, parameter in self._named()), "fully_shard did not shard"
-        self.optimizer = make_optimizer(self.module)
+        self.optimizer = self._made(make_optimizer)
         self._parameters = dict(self._named())
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
@@ -273,9 +281,11 @@ class ZeroEngine(Engine):
         if self.bf16:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         self.stage = int(plugin.zero_stage)
-        optimizer = make_optimizer(self.module)
-        names = {id(parameter): name for name, parameter in self._named()}
-        self._order = [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+        if self.stage == 3 and any("lora_magnitude_vector" in name for name, _ in self._named()):
+            raise ValueError(
+                "adapter.kind is dora, which reads whole weights where ZeRO 3 has parts; use lora, zero2 or fsdp2"
+            )
+        optimizer = self._made(make_optimizer)
         self._shapes = {name: parameter.shape for name, parameter in self._named()}
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         self.model, self.optimizer = self.accelerator.prepare(self.module, optimizer)
@@ -342,7 +352,7 @@ class ZeroEngine(Engine):
         steps = self._steps()
         state: dict[int, dict[str, Tensor]] = {}
         groups: list[dict[str, Any]] = []
-        for names, settings, live in zip(self._order, self._settings, self.optimizer.param_groups, strict=True):
+        for names, settings, live in zip(self.order, self._settings, self.optimizer.param_groups, strict=True):
             first = sum(len(group["params"]) for group in groups)
             groups.append({key: live[key] for key in settings} | {"params": list(range(first, first + len(names)))})
             for index, name in enumerate(names, first):
@@ -363,12 +373,12 @@ class ZeroEngine(Engine):
             return
         zero = self.model.optimizer
         # The moments come to be in the first step; here they are wanted before.
-        for group in zero.optimizer.param_groups:
-            for flat in group["params"]:
-                step = state["state"][0]["step"].detach().clone().to(flat.device)
-                zero.optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in _MOMENTS}}
+        flats = zero.single_partition_of_fp32_groups if self.stage < 3 else zero.fp32_partitioned_groups_flat
+        for flat in flats:
+            step = state["state"][0]["step"].detach().clone().to(flat.device)
+            zero.optimizer.state[flat] = {"step": step, **{key: torch.zeros_like(flat) for key in _MOMENTS}}
         self._link_moments()
-        for index, name in enumerate(name for names in self._order for name in names):
+        for index, name in enumerate(name for names in self.order for name in names):
             for key in _MOMENTS:
                 value = state["state"][index][key].to(self.accelerator.device)
                 if self.stage < 3:

@@ -3,26 +3,74 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vlm.config import OptimConfig
+from vlm.config import ModuleConfig, OptimConfig
+
+
+def fits(name: str, pattern: str) -> bool:
+    """Whether a name begins with `pattern`, in which `*` stands for anything."""
+    return fnmatchcase(name, pattern + "*")
+
+
+def require_fits(field: str, patterns: Iterable[str], names: Iterable[str], what: str) -> None:
+    """Raises ValueError where one of the patterns that a configuration's `field` gives fits no name."""
+    known = list(names)
+    for pattern in patterns:
+        if not any(fits(name, pattern) for name in known):
+            there = ", ".join(dict.fromkeys(name.partition(".")[0] for name in known))
+            raise ValueError(f"{field} names {pattern!r}, but no {what}'s name begins so; there are: {there}")
+
+
+def freeze(model: nn.Module, modules: Mapping[str, ModuleConfig]) -> None:
+    """Take the frozen weights out of training.
+
+    Raises:
+        ValueError: an entry fits no weight, or nothing is left to train.
+    """
+    require_fits("optim.modules", modules, (name for name, _ in model.named_parameters()), "weight")
+    for name, parameter in model.named_parameters():
+        if _setting(name, modules).frozen:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("optim.modules freezes every weight; leave some to be trained")
+
+
+def _setting(name: str, modules: Mapping[str, ModuleConfig]) -> ModuleConfig:
+    return next((modules[pattern] for pattern in reversed(modules) if fits(name, pattern)), ModuleConfig())
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; matrices and filters decay, norms and embeddings do not."""
+    """AdamW over what is trained; matrices and filters decay, norms and embeddings do not.
+
+    A group tells its `learning_rate_scale`, with which whoever sets the learning rate multiplies it.
+    """
     embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
-    others = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim >= 2 and id(parameter) not in embeddings
+            scale = _setting(name, config.modules).learning_rate_scale
+            groups.setdefault((scale, decays), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": groups[scale, decays],
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "learning_rate_scale": scale,
+            }
+            for scale, decays in sorted(groups, reverse=True)
+        ],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=1e-8,
+        fused=True,
+    )
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -72,7 +120,7 @@ class WeightAverage:
         self.decay = decay
         self.local = local
         self.num_updates = 0
-        self.shadow = {name: local(p).float().clone() for name, p in model.named_parameters()}
+        self.shadow = {name: local(p).float().clone() for name, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -80,8 +128,9 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         shadows, values = [], []
         for name, parameter in model.named_parameters():
-            shadows.append(self.shadow[name])
-            values.append(self.local(parameter).float())
+            if name in self.shadow:
+                shadows.append(self.shadow[name])
+                values.append(self.local(parameter).float())
         torch._foreach_lerp_(shadows, values, 1 - decay)
 
     def state_dict(self, whole: Callable[[str, Tensor], Tensor] = _all_of_it) -> dict[str, Tensor | int]:
@@ -99,6 +148,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module, whole: Callable[[str, Tensor], Tensor] = _all_of_it) -> None:
-        """Into a model that holds all of its weights."""
+        """Into a model that holds all of its weights; those that are not trained stay as they are."""
         for name, parameter in model.named_parameters():
-            parameter.copy_(whole(name, self.shadow[name]).to(parameter.dtype))
+            if name in self.shadow:
+                parameter.copy_(whole(name, self.shadow[name]).to(parameter.dtype))

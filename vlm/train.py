@@ -24,11 +24,12 @@ from accelerate.utils import gather_object
 from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
+from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import count
-from vlm.build import build_model, build_processor
-from vlm.checkpoint import Best, load_newest, save_checkpoint
+from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers
+from vlm.checkpoint import Best, load_newest, require_same_groups, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.positions import Positions
@@ -38,7 +39,7 @@ from vlm.evaluate import quick_validation
 from vlm.flops import peak_flops_of, training_flops
 from vlm.launch import PREEMPTED
 from vlm.model import OneLookModel
-from vlm.optim import WeightAverage, decay_start, make_optimizer
+from vlm.optim import WeightAverage, decay_start, freeze, make_optimizer
 from vlm.peers import Peers, ProcessError
 from vlm.precision import best_precision
 from vlm.processor import OneLookProcessor
@@ -104,6 +105,7 @@ class Trainer(TrainingStep):
         self.pictures = read_sources(config.data)
         self.validation_records = validation_records(config) if config.eval_every else {}
         model = build_model(config)
+        self.adapter = Adapter(model, config.adapter, config.model, config.seed) if config.adapter else None
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
@@ -115,13 +117,17 @@ class Trainer(TrainingStep):
         with warnings.catch_warnings():
             if not self.accelerator.is_main_process:
                 warnings.simplefilter("ignore")  # what is wrong with a checkpoint need be said only once
-            state = load_newest(self.output / "checkpoints", model) or {}
+            trained = self.adapter.trained if self.adapter else None
+            state = load_newest(self.output / "checkpoints", model, trained) or {}
         self.first_step = int(state.get("step", 0))
         if self.first_step > config.num_steps:
             raise ValueError(
                 f"the run in {self.output} is at step {self.first_step} already, past num_steps {config.num_steps}; "
                 "raise num_steps, use another output_dir, or start afresh with --restart"
             )
+        freeze(model, config.optim.modules)
+        if config.activation_checkpointing:
+            checkpoint_activations(model)
         self.engine = make_engine(
             self.accelerator,
             model,
@@ -130,6 +136,8 @@ class Trainer(TrainingStep):
             micro_batch_size=self.micro,
             mixed_precision=precision,
         )
+        if config.compile:
+            compile_layers(self.engine)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
         self.average = None
         if config.optim.ema_decay:
@@ -141,6 +149,9 @@ class Trainer(TrainingStep):
             self._resume(state)
 
     def _resume(self, state: dict[str, Any]) -> None:
+        require_same_groups(state, self.engine.order, self.output)
+        if self.adapter is not None:
+            self.adapter.require_base(state.get("base"))
         self.engine.load_optimizer_state(state["optimizer"])
         if self.average is not None and "average" in state:
             self.average.load_state_dict(state["average"], self.engine.part)
@@ -288,6 +299,7 @@ class Trainer(TrainingStep):
         """A checkpoint of `step` finished steps."""
         state: dict[str, Any] = {
             "optimizer": self.engine.optimizer_state(),
+            "trained": self.engine.order,
             "skipped": (self.skipped, self.skipped_in_a_row),
         }
         if self.average is not None:
@@ -295,6 +307,9 @@ class Trainer(TrainingStep):
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         weights = self.engine.weights()
+        if self.adapter is not None:
+            state["base"] = self.adapter.checksum
+            weights = {name: value for name, value in weights.items() if name in self.adapter.trained}
         if self.accelerator.is_main_process:
             save_checkpoint(
                 self.output / "checkpoints",
@@ -319,23 +334,27 @@ class Trainer(TrainingStep):
         flag = torch.tensor(found, device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum"))
 
-    def averaged(self) -> tuple[OneLookModel, OneLookProcessor]:
-        """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode.
+    def averaged(self, *, merged: bool = True) -> tuple[OneLookModel, OneLookProcessor]:
+        """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode; an
+        adapter is taken into the weights if `merged`.
 
         Where weights are split over the processes, it is for all of them together.
         """
         shape = deepcopy(self.raw_model.config)
         shape.patch_budget = self.config.data.stages[-1].patch_budget
-        model = OneLookModel(shape).to(self.accelerator.device)
-        model.load_state_dict(self.engine.weights())
+        model = OneLookModel(shape)
+        adapted = self.adapter.add_to(model) if self.adapter else None
+        model.to(self.accelerator.device).load_state_dict(self.engine.weights())
         if self.average is not None:
             self.average.copy_to(model, self.engine.whole)
+        if adapted is not None and merged:
+            model = adapted.merge_and_unload()
         return model.eval(), OneLookProcessor(self.processor.tokenizer, shape)
 
-    def _averaged_where_needed(self) -> tuple[OneLookModel, OneLookProcessor] | None:
+    def _averaged_where_needed(self, *, merged: bool = True) -> tuple[OneLookModel, OneLookProcessor] | None:
         """`averaged` in the main process, and in the others as far as they must help."""
         if self.accelerator.is_main_process or self.engine.name != "replicated":
-            return self.averaged()
+            return self.averaged(merged=merged)
         return None
 
     def validate(self) -> dict[str, float]:
@@ -351,15 +370,20 @@ class Trainer(TrainingStep):
         return {f"validation/{name}": value for name, value in values.items()}
 
     def export(self) -> Path:
-        """The averaged weights in half precision with tokenizer and configuration, ready for `vlm.load`."""
+        """The averaged weights in half precision with tokenizer and configuration, or the adapter in float32, ready for
+        `vlm.load`."""
         final = self.output / "final"
-        averaged = self._averaged_where_needed()
+        merged = self.config.adapter is None or self.config.adapter.export == "merged"
+        averaged = self._averaged_where_needed(merged=merged)
         if self.accelerator.is_main_process and averaged is not None:
             temporary = self.output / ".final.tmp"
             shutil.rmtree(temporary, ignore_errors=True)
             model, processor = averaged
-            with no_other_bars():
-                model.half().save_pretrained(temporary)
+            if self.adapter is not None and not merged:
+                self.adapter.save(temporary, model)
+            else:
+                with no_other_bars():
+                    model.half().save_pretrained(temporary)
             processor.save_pretrained(temporary)
             write_text(temporary / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
             shutil.rmtree(final, ignore_errors=True)

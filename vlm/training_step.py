@@ -59,8 +59,9 @@ class TrainingStep:
             FloatingPointError: the loss is not finite, or the gradient was not too often. The weights are still those
                 before the step.
         """
+        rate = learning_rate(step, self.config.num_steps, self.config.optim)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config.num_steps, self.config.optim)
+            group["lr"] = rate * group["learning_rate_scale"]
         sums = self.backward(batches, step)
         norm = self.engine.step()
         # The gradient scaler of fp16 skips steps with overflows by itself.

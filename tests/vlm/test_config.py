@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 
 from tasks import TASKS
-from vlm.config import AugmentConfig, DataConfig, OptimConfig, SourceConfig, StageConfig, TrainConfig
+from vlm.config import (
+    AdapterConfig,
+    AugmentConfig,
+    DataConfig,
+    ModuleConfig,
+    OptimConfig,
+    SourceConfig,
+    StageConfig,
+    TrainConfig,
+)
 from vlm.train import parse_config
 
 ONE = {"mine": SourceConfig(reader="jsonl")}
@@ -133,6 +142,29 @@ TASK_NAMES = ", ".join(TASKS)
         (data, {"num_workers": -1}, "data.num_workers is -1; expected 0 or more"),
         (OptimConfig, {"learning_rate": 0}, "optim.learning_rate is 0; expected more than 0"),
         (OptimConfig, {"learning_rate": float("nan")}, "optim.learning_rate is nan; expected more than 0"),
+        (
+            ModuleConfig,
+            {"learning_rate_scale": 0},
+            "learning_rate_scale is 0; expected more than 0; `frozen: true` leaves weights as they are",
+        ),
+        (AdapterConfig, {"kind": "ia3"}, "adapter.kind is 'ia3'; expected lora or dora"),
+        (AdapterConfig, {"rank": 0}, "adapter.rank is 0; expected at least 1"),
+        (AdapterConfig, {"alpha": 0}, "adapter.alpha is 0; expected more than 0"),
+        (AdapterConfig, {"dropout": 1}, "adapter.dropout is 1; expected [0, 1)"),
+        (AdapterConfig, {"targets": []}, "adapter.targets is empty; name at least one"),
+        (AdapterConfig, {"export": "both"}, "adapter.export is 'both'; expected merged or adapter"),
+        (
+            train,
+            {"adapter": AdapterConfig(export="adapter"), "shape": {"map_weight": 1}},
+            "adapter.export is 'adapter', but `shape` changes the model that it would belong to; "
+            "export it merged, or drop `shape`",
+        ),
+        (
+            train,
+            {"compile": True, "activation_checkpointing": True},
+            "compile and activation_checkpointing are both true, but a compiled layer chooses itself what it computes "
+            "again; choose one",
+        ),
         (OptimConfig, {"schedule": "step"}, "optim.schedule is 'step'; expected cosine or wsd"),
         (OptimConfig, {"ema_decay": 1}, "optim.ema_decay is 1; expected [0, 1)"),
         (OptimConfig, {"decay_fraction": 1.5}, "optim.decay_fraction is 1.5; expected [0, 1]"),

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,11 +25,12 @@ import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from vlm.build import build_model
 from vlm.checkpoint import list_checkpoints
 from vlm.data.regions import region_sizes
 from vlm.launch import PREEMPTED
 from vlm.run_log import MEASURED
-from vlm.train import main
+from vlm.train import main, parse_config
 
 pytestmark = pytest.mark.distributed
 
@@ -286,6 +288,82 @@ def test_engines_that_shard(
     skip_without(engine)
     config = write_config(tmp_path, garments, micro_batch_size=micro, **TWO_STEPS)
     assert_same_steps(train(config, name=engine), whole(STAGE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+def test_activation_checkpointing_where_weights_are_split(
+    engine: str, whole: Callable[[dict[str, int]], Path], tmp_path: Path, garments: Path
+) -> None:
+    """A layer that is computed again needs its weights put together again."""
+    skip_without(engine)
+    config = write_config(tmp_path, garments, activation_checkpointing=True, **TWO_STEPS)
+    assert_same_steps(train(config, name=engine), whole(STAGE))
+
+
+MODULES = {"tower": {"frozen": True}, "decoder": {"learning_rate_scale": 0.1}}
+
+
+@pytest.mark.parametrize("engine", ["cpu", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ENGINES)])
+def test_frozen_weights_stay_under_every_engine(engine: str, tmp_path: Path, garments: Path) -> None:
+    """To the bit; the others go on as in one process."""
+    skip_without(engine)
+    steps = {**TWO_STEPS, "optim": {**OPTIM, "max_grad_norm": 1e3, "modules": MODULES}}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    config = write_config(tmp_path / "several", garments, **steps)
+    several = train(config, name=engine)
+    assert_same_steps(several, alone)
+    before = build_model(parse_config([str(config)])[0]).state_dict()
+    weights, state = state_of(several, -1)
+    frozen = {name for name in weights if name.startswith("tower")}
+    assert frozen == {name for name, value in weights.items() if torch.equal(value, before[name])}
+    assert frozen.isdisjoint(name.removeprefix("shadow.") for name in state["average"])
+
+
+KINDS = {"zero1": "lora", "zero2": "dora", "zero3": "lora", "fsdp2": "dora"}
+"""Peft's DoRA reads whole weights: it is not for ZeRO 3."""
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"), [("cpu", "dora"), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in KINDS.items())]
+)
+def test_an_adapter_under_every_engine(engine: str, kind: str, tmp_path: Path, garments: Path) -> None:
+    """Its checkpoint has only what is trained, and the weights that it lies beside are exported as they were."""
+    skip_without(engine)
+    steps = {**TWO_STEPS, "adapter": {"kind": kind, "rank": 4, "also_trained": ["memory_norm"]}}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    config = write_config(tmp_path / "several", garments, **steps)
+    several = train(config, name=engine)
+    assert_same_steps(several, alone)
+    weights, _ = state_of(several, -1)
+    assert {name for name in weights if "lora_" not in name} == {"memory_norm.weight"}
+    before = build_model(parse_config([str(config)])[0]).state_dict()
+    exported = load_file(several / "final" / "model.safetensors")
+    assert torch.equal(exported["tower.stem.conv.weight"], before["tower.stem.conv.weight"].half())
+    name = "decoder_layers.0.mlp.down.weight"
+    assert not torch.equal(exported[name], before[name].half())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("zero2", "fsdp2"), ("fsdp2", "zero3"), ("zero3", "cpu")])
+def test_an_adapter_goes_on_under_another_engine(before: str, after: str, tmp_path: Path, garments: Path) -> None:
+    """With three groups, whose moments are told apart by their place."""
+    skip_without(before, after)
+    optim = {**OPTIM, "max_grad_norm": 1e3, "modules": {"decoder": {"learning_rate_scale": 0.1}}}
+    steps = {**TWO_STEPS, "optim": optim, "adapter": {"rank": 4, "also_trained": ["memory_norm"]}}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    config = write_config(tmp_path / "several", garments, **steps)
+    run = train(config, name=before)
+    shutil.rmtree(list_checkpoints(run / "checkpoints")[-1])
+    assert_same_steps(train(config, name=after), alone)
+    assert len(state_of(run, -1)[1]["trained"]) == 3
+
+
+@pytest.mark.slow
+def test_dora_does_not_go_with_zero3(tmp_path: Path, garments: Path) -> None:
+    skip_without("zero3")
+    status, out = finish(launch(write_config(tmp_path, garments, adapter={"kind": "dora"}), name="zero3"))
+    assert status != 0 and "has parts; use lora, zero2 or fsdp2" in out
 
 
 def test_the_golden_curve(tmp_path: Path, garments: Path) -> None:

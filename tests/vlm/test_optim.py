@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from vlm.config import OptimConfig
+from vlm.config import ModuleConfig, OptimConfig
 from vlm.model import OneLookModel
-from vlm.optim import WeightAverage, decay_start, learning_rate, load_optimizer_state, make_optimizer
+from vlm.optim import WeightAverage, decay_start, freeze, learning_rate, load_optimizer_state, make_optimizer
 
 # -- groups --------------------------------------------------------------------------------------------
 
@@ -31,6 +31,37 @@ def test_only_what_is_trained_is_in_a_group() -> None:
     model[0].requires_grad_(False)
     groups = make_optimizer(model, OptimConfig()).param_groups
     assert [len(group["params"]) for group in groups] == [1, 1]
+
+
+def test_learning_rates_by_name() -> None:
+    """The beginning of a name, * for anything, and the last that fits."""
+    model = nn.ModuleDict({"eyes": nn.Linear(2, 2), "ears": nn.Linear(2, 2, bias=False), "mouth": nn.Linear(2, 2)})
+    scales = {"e": 0.5, "ears": 0.1, "*bias": 2.0}
+    modules = {pattern: ModuleConfig(learning_rate_scale=scale) for pattern, scale in scales.items()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["learning_rate_scale"], group["weight_decay"])
+        for group in make_optimizer(model, OptimConfig(weight_decay=0.07, modules=modules)).param_groups
+        for parameter in group["params"]
+    }
+    assert found == {
+        "eyes.weight": (0.5, 0.07),
+        "eyes.bias": (2.0, 0.0),
+        "ears.weight": (0.1, 0.07),
+        "mouth.weight": (1.0, 0.07),
+        "mouth.bias": (2.0, 0.0),
+    }
+
+
+def test_what_is_frozen_must_be_there_and_not_be_all() -> None:
+    model = nn.ModuleDict({"eyes": nn.Linear(2, 2), "mouth": nn.Linear(2, 2)})
+    frozen = ModuleConfig(frozen=True)
+    with pytest.raises(ValueError, match="names 'nose', but no weight's name begins so; there are: eyes, mouth"):
+        freeze(model, {"eyes": frozen, "nose": ModuleConfig()})
+    freeze(model, {"": frozen, "mouth": ModuleConfig(learning_rate_scale=0.5)})
+    assert {name for name, value in model.named_parameters() if value.requires_grad} == {"mouth.weight", "mouth.bias"}
+    with pytest.raises(ValueError, match=r"optim\.modules freezes every weight; leave some to be trained"):
+        freeze(model, {"": frozen})
 
 
 def test_decay_moves_only_the_decayed() -> None:
@@ -129,6 +160,17 @@ def test_average_is_kept_in_float32() -> None:
     nn.init.constant_(model.weight, 1.5)
     average.update(model)
     assert average.shadow["weight"].item() == pytest.approx(1.0005, abs=1e-6)  # in bfloat16 it would stay 1.0
+
+
+def test_what_is_frozen_is_not_averaged() -> None:
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    model[0].requires_grad_(False)
+    average = WeightAverage(model, decay=0.9)
+    average.update(model)
+    assert list(average.shadow) == ["1.weight"]
+    other = nn.Sequential(one_weight(3.0), one_weight(4.0))
+    average.copy_to(other)
+    assert other[0].weight.item() == 3.0 and torch.equal(other[1].weight, model[1].weight)
 
 
 def test_average_comes_back() -> None:

@@ -285,6 +285,39 @@ def test_a_checkpoint_can_be_trained_further(trained: Path, tmp_path: Path, garm
     assert (tmp_path / "run" / "final" / "tokenizer.json").is_file()
 
 
+# -- what is trained, and how fast -----------------------------------------------------------------------
+
+
+def test_frozen_weights_stay_and_the_rest_goes_at_its_own_rate(config: Path, tmp_path: Path) -> None:
+    """To the bit, in spite of weight decay and averaging; AdamW's first step is as long as the learning rate."""
+    before = build_model(parse_config([str(config)])[0]).state_dict()
+    modules = "--optim.modules={tower: {frozen: true}, decoder_layers.1.: {learning_rate_scale: 0.1}}"
+    assert main([str(config), modules, "--num_steps=1", "--optim.weight_decay=0"]) == 0
+    weights, state = final_state(tmp_path / "run")
+    for name, value in weights.items():
+        moved = float((value - before[name]).abs().max())
+        if name.startswith("tower"):
+            assert torch.equal(value, before[name]), name
+            assert f"shadow.{name}" not in state["average"]
+        elif name.startswith("decoder_layers"):
+            rate = 3e-4 if name.startswith("decoder_layers.1.") else 3e-3
+            assert moved == pytest.approx(rate, rel=1e-2), name
+    assert [row["learning_rate"] for row in rows(tmp_path / "run")] == [3e-3]
+    exported = load_file(tmp_path / "run" / "final" / "model.safetensors")
+    assert torch.equal(exported["tower.stem.conv.weight"], before["tower.stem.conv.weight"].half())
+
+
+def test_other_groups_do_not_go_on(config: Path) -> None:
+    """Moments would go to other weights; another scale of the same group is fine."""
+    frozen, scaled = "--optim.modules={tower: {frozen: true}}", "--optim.modules={tower: {learning_rate_scale: %s}}"
+    assert main([str(config), scaled % 0.5, "--num_steps=1"]) == 0
+    with pytest.raises(ValueError, match=r"trained other weights, or put .* \(tower\..* was trained and is not; tower"):
+        main([str(config), frozen, "--num_steps=2"])
+    with pytest.raises(ValueError, match=r"other groups; set optim\.modules as .*train\.yaml has it, use another"):
+        main([str(config), "--num_steps=2"])
+    assert main([str(config), scaled % 0.25, "--num_steps=2"]) == 0
+
+
 # -- kill and resume -----------------------------------------------------------------------------------
 
 NUM_STEPS = 40
@@ -383,6 +416,53 @@ def test_micro_batches_give_the_whole_batch(micro: int, tmp_path: Path, garments
     assert parts.keys() == whole.keys()
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_activation_checkpointing_is_exact_and_keeps_less(tmp_path: Path, garments: Path) -> None:
+    """With dropout, which must be the same when a layer is computed again."""
+    config = write_config(tmp_path, garments, model=write_shape(tmp_path, dropout=0.1))
+
+    def measured(*overrides: str) -> tuple[int, torch.Tensor, dict[str, torch.Tensor]]:
+        kept = 0
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            sums, found = gradients(config, *overrides)
+        return kept, sums, found
+
+    whole, sums, expected = measured()
+    less, again, found = measured("--activation_checkpointing=true")
+    assert less < 0.5 * whole
+    torch.testing.assert_close(again, sums, rtol=1e-6, atol=1e-6)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6 * float(value.abs().max()), msg=name)
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_the_same(config: Path, tmp_path: Path) -> None:
+    """Of batches of several shapes; the checkpoint has no trace of it."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    short = ("--num_steps=3", "--optim.schedule=cosine")
+    assert main([str(config), *short]) == 0
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main([str(config), *short, "--compile=true", f"--output_dir={tmp_path / 'compiled'}"]) == 0
+    expected, found = rows(tmp_path / "run"), rows(tmp_path / "compiled")
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-4)
+    assert final_state(tmp_path / "compiled")[0].keys() == final_state(tmp_path / "run")[0].keys()
+
+
+def test_compiling_needs_a_compiler(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ValueError, match=r"there is no C\+\+ compiler no-such-compiler; install it, name another in CXX"
+    ):
+        trainer(config, "--compile=true")
 
 
 def test_loss_weights_count(config: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm.model.layers import Attention, rotary
 
@@ -45,6 +45,14 @@ class SelfCache:
             self._buffers = self._buffers[0][sequences], self._buffers[1][sequences]
 
 
+def _weight(linear: nn.Module) -> Tensor:
+    """What a linear layer multiplies with. One with an adapter tells only its own weight, so it is asked."""
+    if type(linear) is nn.Linear:
+        return linear.weight
+    own: Tensor = linear.weight
+    return linear(torch.eye(own.shape[1], dtype=own.dtype, device=own.device)).T
+
+
 class QueryKeyValue:
     """A self-attention's projections as decoding token by token wants them, put together once: one product for query,
     key and value, and the norms' weights taken into the rotations. For inference: it carries no gradients.
@@ -53,7 +61,7 @@ class QueryKeyValue:
     """
 
     def __init__(self, attention: Attention) -> None:
-        self.weight = torch.cat([attention.query.weight, attention.key_value.weight]).detach()
+        self.weight = torch.cat([_weight(attention.query), _weight(attention.key_value)]).detach()
         self.num_heads, self.head_dim = attention.num_heads, attention.head_dim
         self.eps = attention.query_norm.eps
         norms = torch.stack([attention.query_norm.weight, attention.key_norm.weight]).detach().float()
