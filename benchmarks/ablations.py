@@ -87,11 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def changed(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with dotted names set to other values; numbers are places in a list.
-
-    Raises:
-        KeyError: a name that leads nowhere.
-    """
+    """The base with dotted names set to other values; numbers are places in a list."""
     for name, value in change.items():
         *way, last = name.split(".")
         at: Any = base
@@ -154,7 +150,7 @@ def losses_of(model: OneLookModel, processor: OneLookProcessor, photos: Sequence
 
 def rate(losses: Losses, task: str | None, photos: Sequence[str]) -> float:
     """Loss a token over these photos; of all tasks for None."""
-    parts = [told for photo in photos for name, told in losses[photo].items() if task is None or name == task]
+    parts = [_told(losses[photo], task) for photo in photos]
     return sum(loss for loss, _ in parts) / max(1, sum(number for _, number in parts))
 
 
@@ -183,13 +179,19 @@ def report(measured: Mapping[str, Measured], config: Path, records: Mapping[str,
     def shown(value: tuple[float, float, float]) -> str:
         return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"
 
+    losses = {variant: rate(found.averaged, None, photos) for variant, found in measured.items()}
+    changes = {
+        variant: difference(first.averaged, found.averaged, None)
+        for variant, found in measured.items()
+        if variant != name
+    }
+
     def rows() -> Iterator[tuple[str, ...]]:
         for variant, found in measured.items():
-            change = difference(first.averaged, found.averaged, None)
             yield (
                 variant,
-                f"{rate(found.averaged, None, photos):.3f}",
-                "" if variant == name else shown(change),
+                f"{losses[variant]:.3f}",
+                shown(changes[variant]) if variant in changes else "",
                 *(f"{rate(found.averaged, task, photos):.3f}" for task in tasks),
                 f"{rate(found.last, None, photos):.3f}",
                 f"{found.parameters / 1e6:.1f}",
@@ -206,17 +208,13 @@ def report(measured: Mapping[str, Measured], config: Path, records: Mapping[str,
     print_json(
         {
             "benchmark": "ablations",
-            "loss": {variant: rate(found.averaged, None, photos) for variant, found in measured.items()},
+            "loss": losses,
             "loss_not_averaged": {variant: rate(found.last, None, photos) for variant, found in measured.items()},
             "loss_by_task": {
                 variant: {task: rate(found.averaged, task, photos) for task in tasks}
                 for variant, found in measured.items()
             },
-            "difference": {
-                variant: difference(first.averaged, found.averaged, None)
-                for variant, found in measured.items()
-                if variant != name
-            },
+            "difference": changes,
             "seconds": {variant: found.seconds for variant, found in measured.items()},
             "num_photos": len(photos),
             **machine(),

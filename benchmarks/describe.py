@@ -30,7 +30,7 @@ from outfits import draw_outfits, garments_at, tiny_model
 from tasks import TASKS
 from tasks.boxes import Box
 from tasks.results import Attributes, Garment
-from timing import interleave, machine, medians, print_json, print_table
+from timing import interleave, machine, medians, print_json, print_table, require_at_least
 from vlm.api import VLM, load
 from vlm.demo import PERSON
 from vlm.generate import Decoding, Job, generate
@@ -176,9 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.quick:
         args.num_captions, args.max_new_tokens, args.repeats, args.warmup = 2, 8, 1, 0
-    for name, least in (("num_garments", 0), ("num_captions", 1), ("max_new_tokens", 1), ("repeats", 1)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least {least}")
+    require_at_least(parser, args, num_garments=0, num_captions=1, max_new_tokens=1, repeats=1)
     try:
         model = tiny_model() if args.quick and not args.checkpoint else load(args.checkpoint, device=args.device)
     except ValueError as error:

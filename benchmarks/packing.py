@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from outfits import ROOT, TINY, Drawn, build_model, build_processor, draw_outfits, draw_texts
-from timing import interleave, machine, medians, print_json, print_table
+from timing import interleave, machine, medians, print_json, print_table, require_at_least
 from vlm.config import OptimConfig
 from vlm.model import OneLookModel
 from vlm.optim import make_optimizer
@@ -52,9 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.quick:
         args.model, args.num_images, args.patch_budget, args.repeats, args.warmup = TINY, 2, 24, 1, 1
-    for name in ("num_images", "num_prompts", "patch_budget", "repeats"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1")
+    require_at_least(parser, args, num_images=1, num_prompts=1, patch_budget=1, repeats=1)
 
     drawn = draw_outfits(args.num_images)
     try:

@@ -38,7 +38,7 @@ import yaml
 from PIL import Image
 
 from outfits import ROOT, TINY, build_model, build_processor, draw_outfits
-from timing import machine, medians, print_json, print_table, take_turns
+from timing import interleave, machine, medians, print_json, print_table, require_at_least
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.pictures import PhotoFiles
@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.model, args.num_images, args.patch_budget, args.steps = TINY, 2, 24, 2
         args.photo_height, args.photos, args.repeats = 800, 2, 2
-    for name in ("num_images", "patch_budget", "steps", "photos", "repeats"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1")
+    require_at_least(parser, args, num_images=1, patch_budget=1, steps=1, photos=1, repeats=1)
     if args.processes[0] != 1 or min(args.processes) < 1:
         parser.error(f"--processes is {args.processes}; expected 1, to compare with, and then how many")
 
@@ -181,19 +179,9 @@ def loader_rates(
 
     ways = {name: decoded(decode) for name, decode in decoders.items()}
     ways["whole"] = lambda: collate([dataset[position] for position in range(args.photos)])
-    seconds = take_turns({name: cpu_time(run) for name, run in ways.items()}, repeats=args.repeats, warmup=1)
+    # Seconds of a core: the process has one thread.
+    seconds = interleave(ways, repeats=args.repeats, warmup=1, clock=time.process_time)
     return {name: args.photos / taken for name, taken in medians(seconds).items()}, difference
-
-
-def cpu_time(run: Callable[[], Any]) -> Callable[[], float]:
-    """Seconds of a core, whatever else runs on the machine."""
-
-    def seconds() -> float:
-        start = time.process_time()
-        run()
-        return time.process_time() - start
-
-    return seconds
 
 
 def drafted(data: bytes, wanted: tuple[int, int]) -> Image.Image:

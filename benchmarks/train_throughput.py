@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from outfits import ROOT, TINY, build_model, build_processor, draw_outfits, draw_texts
 from peer import PeerCollator, Row, build_peer, num_parameters
-from timing import machine, print_json, print_table, take_turns
+from timing import machine, print_json, print_table, require_at_least, take_turns
 from vlm.batches import count, to_device
 from vlm.config import OptimConfig
 from vlm.flops import forward_flops, peak_flops_of
@@ -112,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.model, args.num_images, args.patch_budget = TINY, 2, 24
         args.steps, args.repeats, args.warmup, args.num_workers = 1, 1, 0, 0
-    for name in ("num_images", "num_prompts", "patch_budget", "steps", "repeats"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; expected at least 1")
+    require_at_least(parser, args, num_images=1, num_prompts=1, patch_budget=1, steps=1, repeats=1)
 
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from timing import interleave, machine, medians, print_json, print_table
+from timing import interleave, machine, medians, print_json, print_table, require_at_least
 from vlm.synthetic.drawing import draw
 from vlm.synthetic.wardrobe import write_wardrobe
 
@@ -30,11 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.quick:
         args.num, args.size, args.repeats = 2, 96, 1
-    for name in ("num", "repeats"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; expected at least 1")
-    if args.size < 64:
-        parser.error(f"--size is {args.size}; expected at least 64")
+    require_at_least(parser, args, num=1, repeats=1, size=64)
     files = [_jpeg(draw(0, index, size=args.size).image) for index in range(args.num)]
     turn = iter(range(1, 10_000))
 

@@ -248,7 +248,9 @@ class Trainer(TrainingStep):
         with throughput.waiting():
             batches = [next(micro_batches) for _ in range(self.positions().micro_batches_per_step)]
         for batch in batches:
-            throughput.add(**count(batch, self.raw_model.config.stride), flops=training_flops(self.raw_model, batch))
+            throughput.add(**count(batch, self.raw_model.config.stride))
+            if self.peak_flops:  # without it they are the share of nothing
+                throughput.add(flops=training_flops(self.raw_model, batch))
         values = self.update(batches, step)
         last = done == config.num_steps
         if log is not None:

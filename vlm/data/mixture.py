@@ -162,13 +162,12 @@ class MixtureDataset(Dataset[Sample]):
         self.pictures = dict(pictures)
         self.sources = dict(sources)
         self.temperature = temperature
-        rare = {name: source.repeat_rare for name, source in sources.items() if name in pictures}
         self._rows = {
-            name: repeated_rows(pictures[name].records, threshold)
-            for name, threshold in rare.items()
-            if threshold is not None
+            name: repeated_rows(found.records, threshold)
+            for name, found in self.pictures.items()
+            if (threshold := sources[name].repeat_rare) is not None
         }
-        self._schedules: dict[tuple[tuple[str, float], ...], SourceSchedule] = {}
+        self._schedules: dict[tuple[tuple[str, float], ...] | None, SourceSchedule] = {}
         self.processor = processor
         self.stage_at = stage_at
         self.augment_config = augment_config
@@ -181,20 +180,22 @@ class MixtureDataset(Dataset[Sample]):
 
     def schedule(self, position: int) -> tuple[str, int]:
         """The source and the number of the record at a position."""
-        stage = self.stage_at(position)
-        weights = {
-            name: source.weight if stage.sources is None else stage.sources.get(name, 0.0)
-            for name, source in self.sources.items()
-            if name in self.pictures
-        }
-        key = tuple(weights.items())
+        staged = self.stage_at(position).sources
+        key = None if staged is None else tuple(staged.items())
         if key not in self._schedules:
-            sizes = {name: len(self.pictures[name]) for name in weights}
-            if self.temperature is not None:
-                weights = {name: weight * sizes[name] ** (1 / self.temperature) for name, weight in weights.items()}
-            in_order = [name for name, rows in self.pictures.items() if rows.in_order]
-            self._schedules[key] = SourceSchedule(sizes, weights, self.seed, in_order, self._rows)
+            self._schedules[key] = self._make_schedule(staged)
         return self._schedules[key](position)
+
+    def _make_schedule(self, staged: Mapping[str, float] | None) -> SourceSchedule:
+        """Of a stage's own weights, or of those of the sources."""
+        sizes = {name: len(rows) for name, rows in self.pictures.items()}
+        weights = {
+            name: self.sources[name].weight if staged is None else staged.get(name, 0.0) for name in self.pictures
+        }
+        if self.temperature is not None:
+            weights = {name: weight * sizes[name] ** (1 / self.temperature) for name, weight in weights.items()}
+        in_order = [name for name, rows in self.pictures.items() if rows.in_order]
+        return SourceSchedule(sizes, weights, self.seed, in_order, self._rows)
 
     def __getitem__(self, position: int) -> Sample:
         name, index = self.schedule(position)
