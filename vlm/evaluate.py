@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 from tasks.base import Record
 from tasks.metrics import (
     attribute_accuracy,
+    caption_facts,
     cider_d,
     detection_map,
     grounding_accuracy,
@@ -52,6 +53,7 @@ HEADLINES: Mapping[str, str] = {
     "attributes/mean_balanced_accuracy": "attributes, mean balanced accuracy",
     "vqa/exact_match": "VQA, exact match",
     "caption/CIDEr-D": "brief caption, CIDEr-D (0 to 10)",
+    "caption_facts/precision": "brief caption, precision of its facts (garment, colour, pattern)",
     "classification/top1_accuracy": "clothing top-1 (scored classes)",
     "classification_greedy/top1_accuracy": "clothing top-1 (greedy answer)",
 }
@@ -150,6 +152,7 @@ def tabulate(
     said = [None if result is None else result.text for _, result in captions]
     scores = cider_d.scores(said, [probe.reference for probe, _ in captions])
     add("caption", [cider_d.statistics(*pair) for pair in zip(said, scores, strict=True)], cider_d.summarise)
+    add("caption_facts", [_caption_facts(answer) for answer in answered], caption_facts.summarise)
     add("classification", [_scored_class(answer) for answer in answered], top1_accuracy.summarise)
     add("classification_greedy", _each(answered, "classification", _greedy_class), top1_accuracy.summarise)
     table["calibration"] = _calibration(answered)
@@ -214,6 +217,14 @@ def _attributes(probe: Probe, result: Any) -> Statistics:
     return total(
         attribute_accuracy.statistics(values[name].values if name in values else None, true, name)
         for name, true in probe.reference.items()
+    )
+
+
+def _caption_facts(answer: Answered) -> Statistics:
+    objects, complete = answer.record.objects, answer.record.objects_complete
+    return total(
+        caption_facts.statistics(None if result is None else result.text, objects, complete=complete)
+        for _, result in answer.of("caption")
     )
 
 

@@ -15,6 +15,7 @@ __all__ = ["METRICS", "metric_path"]
 
 METRICS = (
     "attribute_accuracy",
+    "caption_facts",
     "cider_d",
     "detection_map",
     "grounding_accuracy",

@@ -136,6 +136,8 @@ def test_perfect_answers_give_perfect_scores() -> None:
     assert table["vqa"]["exact_match"] == 1.0
     assert table["vqa"]["num"] == 24
     assert table["caption"]["CIDEr-D"] == pytest.approx(10.0)
+    assert table["caption_facts"]["precision"] == 1.0
+    assert table["caption_facts"]["num_facts"] >= 2 * table["caption_facts"]["num"]  # the coat and its colour
     assert "classification" not in table
     for measure in ("presence", "detection", "grounding", "attributes", "vqa", "caption"):
         assert table[measure]["parse_rate"] == 1.0
@@ -171,7 +173,9 @@ def test_the_majority_answer_scores_as_its_column_says() -> None:
 def test_what_cannot_be_parsed_scores_zero() -> None:
     table = evaluate_records(Speechless([*STREET, *SHOP]), [*STREET, *SHOP], num_resamples=5)
     for path in HEADLINES:
-        if path != "classification/top1_accuracy":  # scored, not said
+        if path == "caption_facts/precision":  # who says nothing claims nothing
+            assert value_at(table, path) is None
+        elif path != "classification/top1_accuracy":  # scored, not said
             assert value_at(table, path) == 0.0
             assert value_at(table, path.split("/")[0] + "/parse_rate") == 0.0
     json.dumps(table, allow_nan=False)

@@ -27,6 +27,9 @@ from tasks.metrics import METRICS, metric_path
 
 inputs = {
     "attribute_accuracy": dict(predictions=[["tan"]], references=[["tan"]], attributes=["colour"]),
+    "caption_facts": dict(
+        predictions=["a tan hat"], references=[[{"label": "hat", "colour": ["tan"], "pattern": ["solid"]}]]
+    ),
     "cider_d": dict(predictions=["a b c d", "e f g h"], references=[["a b c d"], ["e f g h"]]),
     "detection_map": dict(
         predictions=[[{"label": "hat", "box": [0, 0, 9, 9], "score": 0.5}]],
@@ -56,6 +59,7 @@ def test_all_load_and_compute_offline(tmp_path: Path) -> None:
     values = json.loads(done.stdout.splitlines()[-1])
     assert values.keys() == set(METRICS)
     assert values["attribute_accuracy"]["attributes"]["colour"]["balanced_accuracy"] == 1.0
+    assert values["caption_facts"]["precision"] == 1.0
     assert values["cider_d"]["CIDEr-D"] == pytest.approx(10.0)
     assert values["detection_map"]["AP50"] == pytest.approx(1.0)
     assert values["grounding_accuracy"]["Acc@0.5"] == 1.0
@@ -65,7 +69,7 @@ def test_all_load_and_compute_offline(tmp_path: Path) -> None:
 
 
 def test_unknown_metric_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown metric 'bleu'; known: attribute_accuracy, cider_d"):
+    with pytest.raises(ValueError, match=r"unknown metric 'bleu'; known: attribute_accuracy, caption_facts, cider_d"):
         metric_path("bleu")
 
 
