@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks import TASKS
 from tasks.readers import READERS
@@ -302,8 +303,9 @@ class TrainConfig:
     """Checkpoints, logs and the exported model go here."""
     model: str
     """YAML of the model's shape, or a checkpoint to go on from."""
-    shape: dict[str, int | float | list[int]] = field(default_factory=dict)
-    """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn."""
+    shape: dict[str, int | float | str | list[int] | dict[str, Any] | None] = field(default_factory=dict)
+    """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn. Among them
+    `vision_tower`: a directory or Hub id of a vision encoder in place of the image layers."""
     data: DataConfig
     """What is trained on."""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -28,8 +28,8 @@ from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import count
-from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers
-from vlm.checkpoint import Best, load_newest, require_same_groups, save_checkpoint
+from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers, note_tower
+from vlm.checkpoint import Best, list_checkpoints, load_newest, require_same_groups, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.positions import Positions
@@ -104,13 +104,17 @@ class Trainer(TrainingStep):
         self.micro = min(config.micro_batch_size or per_process, per_process)
         self.pictures = read_sources(config.data)
         self.validation_records = validation_records(config) if config.eval_every else {}
-        model = build_model(config)
+        started = resume and bool(list_checkpoints(self.output / "checkpoints"))
+        # Beside an adapter the checkpoints have none of the model's own weights.
+        model = build_model(config, resume=started and config.adapter is None)
         self.adapter = Adapter(model, config.adapter, config.model, config.seed) if config.adapter else None
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
                 if not resume:
                     move_aside(self.output)
+                if not started:
+                    note_tower(config, model)
             texts = {name: pictures.records for name, pictures in self.pictures.items()}
             self.processor = build_processor(config, model.config, texts)
 
