@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from vlm.adapter import ADAPTER_FILE
 from vlm.generate import Decoding, Generated
 from vlm.token_masks import Automaton
 
@@ -60,11 +61,16 @@ class Family(Protocol):
 
 
 def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
-    """The model in a checkpoint directory, by the `model_type` in its config.json.
+    """The model in a checkpoint directory, by the `model_type` in its config.json. Of an adapter's directory it is the
+    checkpoint that it belongs to, with the adapter merged into it.
 
     Raises:
         ValueError: no or unreadable config.json, or a family that is not known.
     """
+    if (path / ADAPTER_FILE).is_file():
+        from vlm.adapters import load_merged
+
+        return load_merged(path, device=device, dtype=dtype)
     config_path = path / "config.json"
     if not config_path.is_file():
         raise ValueError(f"{path}: has no config.json, so it is not a checkpoint directory")
