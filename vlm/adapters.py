@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from vlm.request import Request
 if TYPE_CHECKING:
     from peft import LoraModel
 
-__all__ = ["NO_ADAPTER", "AdapterMethods", "Adapters", "AnyAdapter", "load_merged"]
+__all__ = ["NO_ADAPTER", "AdapterMethods", "Adapters", "AnyAdapter", "is_adapter", "load_beside", "load_merged"]
 
 NO_ADAPTER = "base"
 """What is said where no adapter is wanted."""
@@ -264,6 +264,39 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Te
     weights = {name.removeprefix(PREFIX): value for name, value in load_file(weights_file).items()}
     also = load_file(also_file) if also_file.is_file() else {}
     return {**told, "base": config.get("base_model_name_or_path")}, weights, also
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / ADAPTER_FILE).is_file()
+
+
+def load_beside(
+    load: Callable[..., Any],
+    as_dtype: Callable[[Any], torch.dtype],
+    name_or_path: str | os.PathLike[str] | None,
+    adapter: AnyAdapter,
+    options: Mapping[str, Any],
+) -> Any:
+    """A `vlm.VLM` with adapters.
+
+    Args:
+        load: `VLM.from_pretrained`.
+        as_dtype: what it makes of its option `dtype`.
+        options: of it; those that say how the Hub is asked go for the adapters too, but for the revision.
+    """
+    packed = options.get("load_in_4bit") or options.get("load_in_8bit")
+    if packed or options.get("dtype") in (None, "auto"):
+        dtype, model = None, load(name_or_path, **options)
+    else:
+        # In float32 at first, in which it is told whether the checkpoint is the adapter's own.
+        dtype = as_dtype(options["dtype"])
+        model = load(name_or_path, **{**options, "dtype": None})
+    model.adapters = Adapters(model.family, EMBEDDED if name_or_path is None else name_or_path)
+    hub = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
+    model.adapters.add_all(adapter, **hub)
+    if dtype is not None:
+        model.adapters.to(dtype)
+    return model
 
 
 def load_merged(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Family:

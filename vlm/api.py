@@ -17,7 +17,7 @@ from tasks import TASKS
 from tasks.boxes import Box
 from tasks.grammar import compile_grammar
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
-from vlm.adapters import NO_ADAPTER, AdapterMethods, Adapters, AnyAdapter
+from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
 from vlm.calibrate import Calibration
 from vlm.families import Family, Prompt, load_family, make_family
 from vlm.hub import find_checkpoint
@@ -31,16 +31,23 @@ CALIBRATION_FILE = "calibration.json"
 AnyImage = ImageSource | EncodedImage
 
 
-def load(name_or_path: str | os.PathLike[str] | None = None, **options: Any) -> VLM:
+def load(
+    name_or_path: str | os.PathLike[str] | None = None, *, adapter: AnyAdapter | None = None, **options: Any
+) -> VLM:
     """Load a model: `vlm.load()` for the embedded one, or a checkpoint directory, or a Hub id.
 
     Args:
         name_or_path: None, a directory or "owner/name".
+        adapter: a directory or Hub id of a LoRA or DoRA that belongs to the checkpoint, in use from the start; or
+            several by name, of which none is until one is asked for (`Request.adapter`, `VLM.use_adapter`).
         **options: see `VLM.from_pretrained`.
 
     Raises:
-        ValueError: no such checkpoint, or a damaged one.
+        ValueError: no such checkpoint, or a damaged one; an adapter of another checkpoint.
     """
+    if adapter is not None:
+        model: VLM = load_beside(VLM.from_pretrained, _dtype, name_or_path, adapter, options)
+        return model
     return VLM.from_pretrained(name_or_path, **options)
 
 
@@ -71,7 +78,6 @@ class VLM(AdapterMethods):
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
-        adapter: AnyAdapter | None = None,
     ) -> VLM:
         """Load a checkpoint, whatever its family.
 
@@ -80,24 +86,14 @@ class VLM(AdapterMethods):
             device: None for the GPU where there is one.
             dtype: None for float32, in which results do not depend on the batch.
             revision, token, cache_dir: for the Hub.
-            adapter: a directory or Hub id of a LoRA or DoRA that belongs to the checkpoint, in use from the start; or
-                several by name, of which none is until one is asked for (`Request.adapter`, `use_adapter`).
 
         Raises:
-            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device; an adapter of another
-                checkpoint.
+            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device.
         """
         path = find_checkpoint(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
-        # Beside an adapter in float32 at first, in which it is told whether the checkpoint is the adapter's own.
-        dtype = _dtype(dtype)
-        family = load_family(path, device=_device(device), dtype=dtype if adapter is None else torch.float32)
+        family = load_family(path, device=_device(device), dtype=_dtype(dtype))
         file = path / CALIBRATION_FILE
-        model = cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
-        if adapter is not None:
-            model.adapters = Adapters(family, path if name_or_path is None else name_or_path)
-            model.adapters.add_all(adapter, token=token, cache_dir=cache_dir)
-            model.adapters.to(dtype)
-        return model
+        return cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write model, tokenizer and calibration into a directory that `load` reads.

@@ -44,11 +44,11 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
     return {
         "checkpoint": str(folder),
         "family": config.get("model_type", "unknown"),
+        **({"vision_tower": config["vision_config"].get("model_type")} if config.get("vision_config") else {}),
         "parameters": parameters,
         "dtype": ", ".join(sorted(dtypes)),
         "weights_bytes": sum(file.stat().st_size for file in weights),
         **{name: config[name] for name in _SIZES if name in config},
-        **({"vision_tower": config["vision_config"].get("model_type")} if config.get("vision_config") else {}),
         "tasks": list(TASKS),
         "calibrated": (folder / "calibration.json").is_file(),
     }

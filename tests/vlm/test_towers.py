@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +190,28 @@ def test_a_run(model_type: str, towers: Path, tmp_path: Path, garments: Path) ->
     info = checkpoint_info(tmp_path / "run" / "final")
     assert info["parameters"] == sum(parameter.numel() for parameter in model.family.model.parameters())
     assert info["vision_tower"] == model.family.model.config.vision_config.model_type
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["cpu", "fsdp2"])
+def test_several_processes_give_what_one_gives(name: str, towers: Path, tmp_path: Path, garments: Path) -> None:
+    """None waits for the gradient of a weight that the tower's tokens do not depend on."""
+    file = config_with(towers / "clip", tmp_path, garments)
+    assert main([str(file)]) == 0
+    command = [sys.executable, "-m", "vlm", "train", str(file), f"--output_dir={tmp_path / 'two'}"]
+    done = subprocess.run(
+        [*command, "--launch", name, "--num-processes", "2"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one, two in zip(losses(tmp_path / "run"), losses(tmp_path / "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    weights, others = (final_state(tmp_path / run)[0] for run in ("run", "two"))
+    for key, value in weights.items():
+        torch.testing.assert_close(others[key], value, rtol=0, atol=2e-4, msg=key)
 
 
 def test_it_goes_on_without_the_towers_folder(towers: Path, tmp_path: Path, garments: Path) -> None:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from vlm.adapter import ADAPTER_FILE
 from vlm.generate import Decoding, Generated
 from vlm.token_masks import Automaton
 
@@ -61,15 +60,14 @@ class Family(Protocol):
 
 
 def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
-    """The model in a checkpoint directory, by the `model_type` in its config.json. Of an adapter's directory it is the
-    checkpoint that it belongs to, with the adapter merged into it.
+    """The model in a checkpoint directory, by the `model_type` in its config.json.
 
     Raises:
         ValueError: no or unreadable config.json, or a family that is not known.
     """
-    if (path / ADAPTER_FILE).is_file():
-        from vlm.adapters import load_merged
+    from vlm.adapters import is_adapter, load_merged
 
+    if is_adapter(path):  # then it is the checkpoint that it belongs to, with the adapter merged into it
         return load_merged(path, device=device, dtype=dtype)
     config_path = path / "config.json"
     if not config_path.is_file():
