@@ -192,6 +192,7 @@ def test_a_run(model_type: str, towers: Path, tmp_path: Path, garments: Path) ->
     assert info["vision_tower"] == model.family.model.config.vision_config.model_type
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", ["cpu", "fsdp2"])
 def test_several_processes_give_what_one_gives(name: str, towers: Path, tmp_path: Path, garments: Path) -> None:
