@@ -163,7 +163,7 @@ class Adapters:
             # Peft 0.21 asks transformers for something that has another name now, which is nothing to a user.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             found = set_peft_model_state_dict(model, weights, name)
-        left = [key for key in found.missing_keys if "lora_" in key and f".{name}" in key]
+        left = [key for key in found.missing_keys if re.search(rf"\.lora_\w+\.{name}(\.|$)", key)]
         if left or found.unexpected_keys:
             raise ValueError(
                 f"{folder}: the adapter's weights do not fit the checkpoint {self.base}: "

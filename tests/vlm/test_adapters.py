@@ -225,12 +225,13 @@ def test_how_its_base_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_in_half_precision(adapters: dict[str, Path], base: Path, garments: Path) -> None:
-    """The checkpoint is compared before it is rounded."""
-    model = vlm.load(base, adapter=adapters, dtype="bfloat16")
+    """The checkpoint is compared before it is rounded. Names of adapters may be parts of weights' names."""
+    named = {"layer": adapters["shoes"], "d": adapters["dresses"]}
+    model = vlm.load(base, adapter=named, dtype="bfloat16")
     assert {value.dtype for value in model.family.model.state_dict().values()} == {torch.bfloat16}
-    for name in ("base", "shoes", "dresses"):
+    for name in ("base", *named):
         assert model.caption(garments.parent / "11.png", adapter=name)
-    model.merge_adapter("dresses")
+    model.merge_adapter("d")
     assert {value.dtype for value in model.family.model.state_dict().values()} == {torch.bfloat16}
 
 
