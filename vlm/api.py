@@ -17,6 +17,7 @@ from tasks import TASKS
 from tasks.boxes import Box
 from tasks.grammar import compile_grammar
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
+from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
 from vlm.calibrate import Calibration
 from vlm.families import Family, Prompt, load_family, make_family
 from vlm.hub import find_checkpoint
@@ -30,20 +31,27 @@ CALIBRATION_FILE = "calibration.json"
 AnyImage = ImageSource | EncodedImage
 
 
-def load(name_or_path: str | os.PathLike[str] | None = None, **options: Any) -> VLM:
+def load(
+    name_or_path: str | os.PathLike[str] | None = None, *, adapter: AnyAdapter | None = None, **options: Any
+) -> VLM:
     """Load a model: `vlm.load()` for the embedded one, or a checkpoint directory, or a Hub id.
 
     Args:
         name_or_path: None, a directory or "owner/name".
+        adapter: a directory or Hub id of a LoRA or DoRA that belongs to the checkpoint, in use from the start; or
+            several by name, of which none is until one is asked for (`Request.adapter`, `VLM.use_adapter`).
         **options: see `VLM.from_pretrained`.
 
     Raises:
-        ValueError: no such checkpoint, or a damaged one.
+        ValueError: no such checkpoint, or a damaged one; an adapter of another checkpoint.
     """
+    if adapter is not None:
+        model: VLM = load_beside(VLM.from_pretrained, _dtype, name_or_path, adapter, options)
+        return model
     return VLM.from_pretrained(name_or_path, **options)
 
 
-class VLM:
+class VLM(AdapterMethods):
     """A model that looks at an image once and answers any number of requests about it.
 
     Every method takes an image as a path, URL, bytes, PIL.Image, numpy HxWx3 uint8, or as `encode` gives it.
@@ -88,7 +96,16 @@ class VLM:
         return cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write model, tokenizer and calibration into a directory that `load` reads."""
+        """Write model, tokenizer and calibration into a directory that `load` reads.
+
+        Raises:
+            ValueError: there are adapters beside the model; merge one, or save it alone with `save_adapter`.
+        """
+        if self.adapters is not None:
+            raise ValueError(
+                f"there are adapters beside the model ({', '.join(self.adapters.names)}); call merge_adapter(NAME) "
+                "first, or save one alone with save_adapter(DIRECTORY, NAME)"
+            )
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         self.family.save_pretrained(folder)
@@ -178,10 +195,11 @@ class VLM:
         if isinstance(candidates, str) or not candidates:
             raise ValueError("candidates must be a list of at least one string, for example ['short', 'long']")
         request = Request(image, task, **fields)
-        [look] = self.encode([image])
-        request.check(look.image_size)
-        prompt = TASKS[task].prompt(request.task_inputs(), look.image_size)
-        [logprobs] = self.family.score(look.features, [(look.index, prompt, list(candidates))])
+        with self._using(request):
+            [look] = self.encode([image])
+            request.check(look.image_size)
+            prompt = TASKS[task].prompt(request.task_inputs(), look.image_size)
+            [logprobs] = self.family.score(look.features, [(look.index, prompt, list(candidates))])
         if not normalise:
             return [math.exp(logprob) for logprob in logprobs]
         best = max(logprobs)
@@ -194,12 +212,16 @@ class VLM:
         """Look at images in one batch, for use in place of them. Already encoded ones are passed through.
 
         Raises:
-            ValueError: naming the image that cannot be opened.
+            ValueError: naming the image that cannot be opened; an image that was encoded with another adapter.
         """
+        self._require_looked_at_with_it(images)
+        adapter = self.adapters.in_use if self.adapters else None
         fresh = [image for image in images if not isinstance(image, EncodedImage)]
         opened = [open_image(image) for image in fresh]
         features = self.family.encode_images(opened) if opened else None
-        looks = iter(EncodedImage(features, index, (image.height, image.width)) for index, image in enumerate(opened))
+        looks = iter(
+            EncodedImage(features, index, (image.height, image.width), adapter) for index, image in enumerate(opened)
+        )
         return [image if isinstance(image, EncodedImage) else next(looks) for image in images]
 
     def generate(self, requests: Sequence[Request], *, batch_size: int = 8) -> list[Any]:
@@ -225,18 +247,23 @@ class VLM:
         """`generate` before parsing and calibration: text, tokens and log-probabilities; `result` does the rest."""
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected at least 1 image")
+        if self.adapters is not None:  # named, so that the result is the one of that adapter whatever is in use then
+            requests = [replace(request, adapter=self._adapter_of(request) or NO_ADAPTER) for request in requests]
         by_image: dict[Any, list[int]] = {}
         for index, request in enumerate(requests):
-            by_image.setdefault(_image_key(request.image), []).append(index)
+            self._adapter_of(request)  # says which are unknown
+            by_image.setdefault((_image_key(request.image), request.adapter), []).append(index)
         batches: dict[Any, list[list[int]]] = {}  # encoded images stay with those of their own features
         for indices in by_image.values():
             image = requests[indices[0]].image
-            batches.setdefault(id(image.features) if isinstance(image, EncodedImage) else None, []).append(indices)
+            features = id(image.features) if isinstance(image, EncodedImage) else None
+            batches.setdefault((features, requests[indices[0]].adapter), []).append(indices)
         seeds = _seeds(requests)
         replies: dict[int, Reply] = {}
         for groups in batches.values():
-            for start in range(0, len(groups), batch_size):
-                replies.update(self._reply_batch(requests, groups[start : start + batch_size], seeds))
+            with self._using(requests[groups[0][0]]):
+                for start in range(0, len(groups), batch_size):
+                    replies.update(self._reply_batch(requests, groups[start : start + batch_size], seeds))
         return [replies[index] for index in range(len(requests))]
 
     def _reply_batch(
@@ -271,7 +298,7 @@ class VLM:
     def result(self, reply: Reply) -> Any:
         """The typed, calibrated result of a reply."""
         result: Result = reply.parse()
-        calibration = self.calibration
+        calibration = self._calibration_of(reply.request)
         if calibration is None:
             return result
         if isinstance(result, Answer):
@@ -302,7 +329,7 @@ def _seeds(requests: Sequence[Request]) -> list[int]:
     seeds = []
     for request in requests:
         seed = fresh if request.seed is None else request.seed
-        key = (_image_key(request.image), request.task, repr(request.task_inputs()), seed)
+        key = (_image_key(request.image), request.task, repr(request.task_inputs()), request.adapter, seed)
         seeds.append((seed + seen[key] * 0x9E3779B97F4A7C15) % 2**63)  # an odd step visits no seed twice
         seen[key] += 1
     return seeds

@@ -21,7 +21,9 @@ def count(batch: dict[str, Any], stride: int) -> dict[str, int]:
     Args:
         stride: pixels of an image token's side.
     """
-    tokens = [(len(group), group.shape[-2] * group.shape[-1] // stride**2) for group in batch["pixel_values"]]
+    tokens = [
+        (len(group), (group.shape[-2] // stride) * (group.shape[-1] // stride)) for group in batch["pixel_values"]
+    ]
     images = sum(num for num, _ in tokens)
     return {
         "images": images,

@@ -98,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("photos", nargs="+", metavar="PHOTO", help="files, URLs, folders or patterns")
             sub.add_argument("--json", action="store_true", help="print one JSON object a line")
             sub.add_argument("--checkpoint", metavar="DIR", help="a checkpoint directory or Hub id (default: embedded)")
+            sub.add_argument("--adapter", metavar="DIR", help="an adapter of it: a directory or Hub id")
             sub.add_argument("--device", help="for example cpu or cuda:1 (default: the GPU where there is one)")
             if draw:
                 sub.add_argument("--draw", metavar="OUT", help="draw the boxes: out.png, or a folder for many photos")
@@ -257,7 +258,7 @@ def _over_photos(args: argparse.Namespace, look: Callable[[Any, Image.Image], Re
 
     from vlm.images import open_image
 
-    model = _load(args.checkpoint, args.device)
+    model = _load(args.checkpoint, args.device, args.adapter)
     show = _printer(args, asked)
     for index, photo in enumerate(photos):
         try:
@@ -278,12 +279,12 @@ def _report(name: str, error: Exception) -> None:
     print(f"vlm: {message if name in message else f'{name}: {message}'}", file=sys.stderr, flush=True)
 
 
-def _load(checkpoint: str | None, device: str | None) -> Any:
+def _load(checkpoint: str | None, device: str | None, adapter: str | None = None) -> Any:
     import vlm
     from vlm.run_log import no_other_bars
 
     with no_other_bars():
-        return vlm.load(checkpoint, device=device)
+        return vlm.load(checkpoint, device=device, adapter=adapter)
 
 
 def _printer(args: argparse.Namespace, asked: Mapping[str, str]) -> Callable[[str, Result], None]:

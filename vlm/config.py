@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tasks import TASKS
 from tasks.readers import READERS
 
 _OF_OUR_OWN = ("shards", "wardrobe")
 """Readers that need more than `tasks` does: see `vlm.data.shards` and `vlm.data.drawn`."""
+ADAPTERS = ("lora", "dora", "qlora")
+"""Kinds of adapters."""
 _DRAWN = {"num": 100_000, "seed": 0, "size": 256}
 """Fields of a source that is drawn, where they are not given."""
 
@@ -265,18 +268,21 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """LoRA or DoRA: the model stays as it is, and small matrices beside its linear layers are trained."""
+    """LoRA or DoRA: the model stays as it is, and small matrices beside its linear layers are trained. `--peft lora` on
+    the command line is `adapter: {kind: lora, export: adapter}`."""
 
     kind: str = "lora"
-    """"lora", or "dora", which trains the lengths of a layer's rows too."""
+    """"lora", or "dora", which trains the lengths of a layer's rows too, or "qlora": LoRA beside layers in 4 bits, for
+    large models; needs bitsandbytes."""
     rank: int = 8
     """Of the matrices."""
     alpha: float = 16.0
     """What they give is multiplied by `alpha` / `rank`."""
     dropout: float = 0.0
     """On what goes into them."""
-    targets: tuple[str, ...] = ("image_layers", "joint_layers", "decoder_layers")
-    """Beginnings of the names of the linear layers that get them; `*` stands for anything, as in `*attention.query`."""
+    targets: tuple[str, ...] | None = None
+    """Beginnings of the names of the linear layers that get them; `*` stands for anything, as in `*attention.query`.
+    Null for those of all attentions and MLPs."""
     also_trained: tuple[str, ...] = ()
     """Beginnings of the names of other weights to train, such as `tokens`."""
     export: str = "merged"
@@ -285,12 +291,13 @@ class AdapterConfig:
 
     def __post_init__(self) -> None:
         for name in ("targets", "also_trained"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require(self.kind in ("lora", "dora"), f"adapter.kind is {self.kind!r}; expected lora or dora")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(self.kind in ADAPTERS, f"adapter.kind is {self.kind!r}; expected one of {', '.join(ADAPTERS)}")
         _require(self.rank > 0, f"adapter.rank is {self.rank}; expected at least 1")
         _require(self.alpha > 0, f"adapter.alpha is {self.alpha}; expected more than 0")
         _require(0 <= self.dropout < 1, f"adapter.dropout is {self.dropout}; expected [0, 1)")
-        _require(bool(self.targets), "adapter.targets is empty; name at least one")
+        _require(self.targets != (), "adapter.targets is empty; name at least one, or null for all that suit")
         _require(self.export in ("merged", "adapter"), f"adapter.export is {self.export!r}; expected merged or adapter")
 
 
@@ -302,14 +309,15 @@ class TrainConfig:
     """Checkpoints, logs and the exported model go here."""
     model: str
     """YAML of the model's shape, or a checkpoint to go on from."""
-    shape: dict[str, int | float | list[int]] = field(default_factory=dict)
-    """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn."""
+    shape: dict[str, int | float | str | list[int] | dict[str, Any] | None] = field(default_factory=dict)
+    """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn. Among them
+    `vision_tower`: a directory or Hub id of a vision encoder in place of the image layers."""
     data: DataConfig
     """What is trained on."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """How."""
     adapter: AdapterConfig | None = None
-    """LoRA or DoRA; null to train the model itself."""
+    """LoRA, DoRA or QLoRA; null to train the model itself."""
     num_steps: int = 1000
     """Optimizer steps."""
     batch_size: int = 32

@@ -64,7 +64,15 @@ def make_accelerator(*, cpu: bool, mixed_precision: str, project_dir: Path) -> A
 
 
 def make_engine(accelerator: Accelerator, *args: Any, **kwargs: Any) -> Engine:
-    """The engine that the launcher asked for; the arguments are those of `Engine`."""
+    """The engine that the launcher asked for; the arguments are those of `Engine`.
+
+    Raises:
+        ValueError: one that shards, and a model in 4 bits.
+    """
+    if (_is_set("ACCELERATE_USE_DEEPSPEED") or _is_set("ACCELERATE_USE_FSDP")) and any(
+        parameter.dtype == torch.uint8 for parameter in args[0].parameters()
+    ):
+        raise ValueError("adapter.kind is qlora, which is for one process or DDP; use lora, or do not shard")
     if _is_set("ACCELERATE_USE_DEEPSPEED"):
         return ZeroEngine(accelerator, *args, **kwargs)
     if _is_set("ACCELERATE_USE_FSDP"):

@@ -56,8 +56,9 @@ def _named_peak(name: str, precision: str) -> float | None:
 
 
 def training_flops(model: OneLookModel, batch: Mapping[str, Any]) -> int:
-    """Of the forward and backward pass over a collated batch; 0, for not known, where some weights are not trained."""
-    if not all(parameter.requires_grad for parameter in model.parameters()):
+    """Of the forward and backward pass over a collated batch; 0, for not known, where some weights are not trained, or
+    a vision encoder of another shape than ours looks at the pictures."""
+    if model.config.vision_config is not None or not all(parameter.requires_grad for parameter in model.parameters()):
         return 0
     return 3 * forward_flops(model.config, batch)
 

@@ -44,6 +44,7 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
     return {
         "checkpoint": str(folder),
         "family": config.get("model_type", "unknown"),
+        **({"vision_tower": config["vision_config"].get("model_type")} if config.get("vision_config") else {}),
         "parameters": parameters,
         "dtype": ", ".join(sorted(dtypes)),
         "weights_bytes": sum(file.stat().st_size for file in weights),

@@ -83,19 +83,29 @@ class OneLookProcessor:
         return open_image(source)
 
     def resize(self, image: Image.Image, budget: int | None = None) -> Image.Image:
-        """To whole tokens within the patch budget."""
-        rows, columns = grid_shape(image.height, image.width, budget or self.patch_budget)
-        stride = self.config.stride
-        return image.resize((columns * stride, rows * stride), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        """To whole tokens within the patch budget, or to the one size that the vision encoder takes: the whole picture,
+        stretched, as what a crop cuts off may be the shoes."""
+        if self.config.image_size is not None:
+            height, width = self.config.image_size
+        else:
+            rows, columns = grid_shape(image.height, image.width, budget or self.patch_budget)
+            height, width = rows * self.config.stride, columns * self.config.stride
+        return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
 
     def pixels(self, image: Image.Image, budget: int | None = None) -> Tensor:
         """3 x height x width uint8 at the patch budget; `normalize` makes the model's floats of it."""
         return torch.from_numpy(np.array(self.resize(image, budget))).permute(2, 0, 1).contiguous()
 
-    @staticmethod
-    def normalize(pixels: Tensor) -> Tensor:
-        """uint8 to floats around 0 with about unit spread."""
-        return (pixels.float() - 127.5) / 64.0
+    def grid(self, pixels: Tensor) -> tuple[int, int]:
+        """Rows and columns of image tokens of what `pixels` gave."""
+        return pixels.shape[-2] // self.config.stride, pixels.shape[-1] // self.config.stride
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 to floats around 0 with about unit spread; a vision encoder's own mean and spread."""
+        if self.config.vision_input is None:
+            return (pixels.float() - 127.5) / 64.0
+        mean, std = (torch.tensor(self.config.vision_input[name])[:, None, None] for name in ("mean", "std"))
+        return (pixels.float() / 255 - mean) / std
 
     # -- text ----------------------------------------------------------------------------------------
 

@@ -26,11 +26,13 @@ class EncodedImage:
         features: the family's features of the batch it was encoded in.
         index: its row there.
         image_size: (height, width) of the original, upright image.
+        adapter: that was in use; requests about it must use the same.
     """
 
     features: Any
     index: int
     image_size: ImageSize
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -50,6 +52,7 @@ class Request:
         num_beams, temperature, top_p, length_penalty: see `vlm.generate.Decoding`.
         seed: of sampling; None draws a fresh one. Equal requests in one call get different samples.
         grammar: False lets the model emit anything; parsing may then fail.
+        adapter: name of one that the model was loaded with, or "base" for none; None for the one in use.
 
     Raises:
         ValueError: unknown task, or a field that the task needs and that is missing or wrong.
@@ -71,6 +74,7 @@ class Request:
     length_penalty: float = 0.0
     seed: int | None = None
     grammar: bool = True
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:

@@ -16,7 +16,7 @@ from vlm.config import TrainConfig
 
 __all__ = ["as_yaml", "earlier_runs", "move_aside"]
 
-_OF_A_RUN = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "tokenizer", "train.yaml")
+_OF_A_RUN = ("checkpoints", "final", "metrics.jsonl", "tensorboard", "tokenizer", "train.yaml", "vision_tower.json")
 """What a run leaves in its output_dir."""
 
 

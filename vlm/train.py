@@ -21,15 +21,14 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from jsonargparse import ArgumentParser
 from torch.utils.data import DataLoader
 
 from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
 from vlm.batches import count
-from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers
-from vlm.checkpoint import Best, load_newest, require_same_groups, save_checkpoint
+from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers, note_tower
+from vlm.checkpoint import Best, list_checkpoints, load_newest, require_same_groups, save_checkpoint
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset, PackingCollator
 from vlm.data.positions import Positions
@@ -46,30 +45,10 @@ from vlm.processor import OneLookProcessor
 from vlm.run_folder import as_yaml, earlier_runs, move_aside
 from vlm.run_log import RunLog, Throughput, no_other_bars
 from vlm.trackers import check_trackers, start_trackers
+from vlm.train_options import parse_config
 from vlm.training_step import TrainingStep
 
 __all__ = ["Trainer", "main", "parse_config"]
-
-
-def parse_config(argv: Sequence[str]) -> tuple[TrainConfig, bool]:
-    """`CONFIG.yaml --dotted.override=value ... [--restart]` -> configuration and whether to resume."""
-    parser = ArgumentParser(prog="vlm train", description="Train a one-look model.", allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file; may also stand first, without the flag")
-    parser.add_argument(
-        "--restart",
-        action="store_true",
-        help="start afresh where output_dir holds a run already; that one is moved to output_dir/previous",
-    )
-    parser.add_class_arguments(TrainConfig, as_group=False)
-    arguments = list(argv)
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--config")
-    parsed = parser.parse_args(arguments)
-    restart = bool(parsed.pop("restart"))
-    parsed.pop("config", None)
-    # jsonargparse 4.49 renamed it.
-    values = parser.instantiate(parsed) if hasattr(parser, "instantiate") else parser.instantiate_classes(parsed)
-    return TrainConfig(**vars(values)), not restart
 
 
 class Trainer(TrainingStep):
@@ -104,13 +83,19 @@ class Trainer(TrainingStep):
         self.micro = min(config.micro_batch_size or per_process, per_process)
         self.pictures = read_sources(config.data)
         self.validation_records = validation_records(config) if config.eval_every else {}
-        model = build_model(config)
-        self.adapter = Adapter(model, config.adapter, config.model, config.seed) if config.adapter else None
+        started = resume and bool(list_checkpoints(self.output / "checkpoints"))
+        # Beside an adapter the checkpoints have none of the model's own weights.
+        model = build_model(config, resume=started and config.adapter is None)
+        self.adapter = None
+        if config.adapter is not None:
+            self.adapter = Adapter(model, config.adapter, config.model, config.seed, self.accelerator.device)
         with self.accelerator.main_process_first():
             if self.accelerator.is_main_process:
                 self.output.mkdir(parents=True, exist_ok=True)
                 if not resume:
                     move_aside(self.output)
+                if not started:
+                    note_tower(config, model)
             texts = {name: pictures.records for name, pictures in self.pictures.items()}
             self.processor = build_processor(config, model.config, texts)
 
@@ -345,8 +330,10 @@ class Trainer(TrainingStep):
         shape = deepcopy(self.raw_model.config)
         shape.patch_budget = self.config.data.stages[-1].patch_budget
         model = OneLookModel(shape)
-        adapted = self.adapter.add_to(model) if self.adapter else None
-        model.to(self.accelerator.device).load_state_dict(self.engine.weights())
+        adapted, weights = None, self.engine.weights()
+        if self.adapter is not None:
+            adapted, weights = self.adapter.add_to(model), self.adapter.whole_weights(self.raw_model, weights)
+        model.to(self.accelerator.device).load_state_dict(weights)
         if self.average is not None:
             self.average.copy_to(model, self.engine.whole)
         if adapted is not None and merged:

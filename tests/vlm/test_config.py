@@ -147,11 +147,11 @@ TASK_NAMES = ", ".join(TASKS)
             {"learning_rate_scale": 0},
             "learning_rate_scale is 0; expected more than 0; `frozen: true` leaves weights as they are",
         ),
-        (AdapterConfig, {"kind": "ia3"}, "adapter.kind is 'ia3'; expected lora or dora"),
+        (AdapterConfig, {"kind": "ia3"}, "adapter.kind is 'ia3'; expected one of lora, dora, qlora"),
         (AdapterConfig, {"rank": 0}, "adapter.rank is 0; expected at least 1"),
         (AdapterConfig, {"alpha": 0}, "adapter.alpha is 0; expected more than 0"),
         (AdapterConfig, {"dropout": 1}, "adapter.dropout is 1; expected [0, 1)"),
-        (AdapterConfig, {"targets": []}, "adapter.targets is empty; name at least one"),
+        (AdapterConfig, {"targets": []}, "adapter.targets is empty; name at least one, or null for all that suit"),
         (AdapterConfig, {"export": "both"}, "adapter.export is 'both'; expected merged or adapter"),
         (
             train,

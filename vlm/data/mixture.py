@@ -7,6 +7,7 @@ a run resumes from one integer.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,8 +237,7 @@ class MixtureDataset(Dataset[Sample]):
             targets.append(PackedTarget(ids=tuple(ids), weight=weight))
             tasks.append(example.task)
         pixels = self.processor.pixels(image, stage.patch_budget)
-        stride = self.processor.config.stride
-        grid = (pixels.shape[1] // stride, pixels.shape[2] // stride)
+        grid = self.processor.grid(pixels)
         return Sample(
             position=position,
             record_id=record.id,
@@ -277,8 +277,7 @@ class PackingCollator:
 
     def add_regions(self, batch: dict, samples: Sequence[Sample]) -> None:
         """R regions of all pictures: their rows, their weights padded to the picture with most tokens, their labels."""
-        stride = self.processor.config.stride
-        longest = max(sample.pixels.shape[1] * sample.pixels.shape[2] // stride**2 for sample in samples)
+        longest = max(math.prod(self.processor.grid(sample.pixels)) for sample in samples)
         found = [(row, region) for row, sample in enumerate(samples) for region in sample.regions]
         weights = torch.zeros(len(found), longest)
         labels = torch.zeros(len(found), len(region_classes()), dtype=torch.long)

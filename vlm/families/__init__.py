@@ -65,6 +65,10 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Fami
     Raises:
         ValueError: no or unreadable config.json, or a family that is not known.
     """
+    from vlm.adapters import is_adapter, load_merged
+
+    if is_adapter(path):  # then it is the checkpoint that it belongs to, with the adapter merged into it
+        return load_merged(path, device=device, dtype=dtype)
     config_path = path / "config.json"
     if not config_path.is_file():
         raise ValueError(f"{path}: has no config.json, so it is not a checkpoint directory")

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from vlm.adapter import ADAPTER_FILE, load_adapted
 from vlm.families import Prompt
 from vlm.generate import Generated, Job, generate, score_candidates
 from vlm.model import ImageFeatures, OneLookModel
@@ -35,9 +34,6 @@ class OneLook:
 
     @classmethod
     def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> OneLook:
-        if (path / ADAPTER_FILE).is_file():
-            merged = load_adapted(path)
-            return cls(merged.to(device, dtype).eval(), OneLookProcessor.from_pretrained(path, merged.config))
         if not any(path.glob("*.safetensors")):
             raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
         try:

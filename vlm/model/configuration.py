@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, __version__
+
+_VISION_INPUT = ("stride", "num_prefix_tokens", "width", "image_size", "mean", "std")
 
 
 class OneLookConfig(PretrainedConfig):
@@ -27,6 +29,11 @@ class OneLookConfig(PretrainedConfig):
         region_weight: factor on the losses of region labels.
         map_weight: factor on the losses of the garment maps (see `vlm.data.maps`), for another head that only training
             uses; 0 for none. Needs `region_classes`, whose first kind is the garments.
+        vision_config: of a vision encoder of transformers, as its own config.json has it, which then stands in place of
+            the convolution stages and the image layers; None for ours.
+        vision_input: what that encoder takes and gives: stride, num_prefix_tokens, width and image_size of its tokens
+            (see `vlm.model.vision.token_layout`), mean and std of the pixels in [0, 1]. A picture size here, such as
+            `image_size: [224, 224]`, holds it to that one.
         location_sigma: standard deviation, in bins, of the Gaussian target around a location label; 0 = one-hot.
 
     Raises:
@@ -34,6 +41,7 @@ class OneLookConfig(PretrainedConfig):
     """
 
     model_type = "onelook"
+    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig}
 
     def __init__(
         self,
@@ -54,6 +62,8 @@ class OneLookConfig(PretrainedConfig):
         region_classes: tuple[int, ...] = (),
         region_weight: float = 0.5,
         map_weight: float = 0.0,
+        vision_config: dict[str, Any] | PretrainedConfig | None = None,
+        vision_input: dict[str, Any] | None = None,
         dropout: float = 0.0,
         initializer_range: float = 0.02,
         pad_token_id: int = 0,
@@ -82,6 +92,16 @@ class OneLookConfig(PretrainedConfig):
         self.stem_width = stem_width
         self.stage_widths = list(stage_widths)
         self.stage_depths = list(stage_depths)
+        self.vision_config = _vision_config(vision_config)
+        self.vision_input = vision_input
+        if self.vision_config is not None:
+            missing = [name for name in _VISION_INPUT if name not in (vision_input or {})]
+            if missing:
+                raise ValueError(
+                    f"vision_input lacks {', '.join(missing)}, which go with vision_config; train from a YAML with "
+                    "`vision_tower: NAME`, which finds them out"
+                )
+            num_image_layers = 0
         self.num_image_layers = num_image_layers
         self.num_joint_layers = num_joint_layers
         self.num_decoder_layers = num_decoder_layers
@@ -101,7 +121,15 @@ class OneLookConfig(PretrainedConfig):
     @property
     def stride(self) -> int:
         """Pixels a side of one image token."""
+        if self.vision_input is not None:
+            return int(self.vision_input["stride"])
         return 2 ** (len(self.stage_widths) + 1)
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) where the vision encoder takes pictures of one size only."""
+        size = None if self.vision_input is None else self.vision_input["image_size"]
+        return None if size is None else (int(size[0]), int(size[1]))
 
     @property
     def num_hidden_layers(self) -> int:
@@ -110,3 +138,17 @@ class OneLookConfig(PretrainedConfig):
     @property
     def num_attention_heads(self) -> int:
         return int(self.hidden_size // self.head_dim)
+
+
+def _vision_config(given: dict[str, Any] | PretrainedConfig | None) -> PretrainedConfig | None:
+    if given is None or isinstance(given, PretrainedConfig):
+        return given
+    values = dict(given)
+    model_type = values.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"vision_config.model_type is {model_type!r}, which transformers {__version__} does not know; expected one "
+            "such as siglip_vision_model or dinov3_vit; a newer transformers knows more"
+        )
+    config: PretrainedConfig = AutoConfig.for_model(model_type, **values)
+    return config

@@ -32,6 +32,7 @@ from vlm.model.layers import (
 from vlm.model.masks import IMAGE, PADDING, additive, causal_mask, cross_mask, prompt_mask
 from vlm.model.stepping import DecodeState, QueryKeyValue, SelfCache, StepWeights
 from vlm.model.tower import ConvTower
+from vlm.model.vision import VisionTower
 
 IMAGE_SPAN = 16.0
 """Rotary units across an image's longer side: about one a token at the usual budget, whatever the resolution."""
@@ -109,7 +110,11 @@ class OneLookModel(PreTrainedModel):
     def __init__(self, config: OneLookConfig) -> None:
         super().__init__(config)
         width, head_dim = config.hidden_size, config.head_dim
-        self.tower = ConvTower(config.stem_width, config.stage_widths, config.stage_depths)
+        self.tower: ConvTower | VisionTower
+        if config.vision_config is None:
+            self.tower = ConvTower(config.stem_width, config.stage_widths, config.stage_depths)
+        else:
+            self.tower = VisionTower(config.vision_config, config.vision_input)
         self.image_projection = nn.Linear(self.tower.out_channels, width, bias=False)
         self.image_position = nn.Linear(4 * NUM_FREQUENCIES, width, bias=False)
 
@@ -158,7 +163,8 @@ class OneLookModel(PreTrainedModel):
         """Encode images of one or several shapes.
 
         Args:
-            pixel_values: groups of equal shape, G x 3 x height x width each, sides multiples of the stride.
+            pixel_values: groups of equal shape, G x 3 x height x width each, sides multiples of the stride, or as
+                `config.image_size` wants them.
                 A group has no padding, so an image's features do not depend on what it is batched with.
             image_index: for every group, the images' positions in the batch; None for one group in order.
         """

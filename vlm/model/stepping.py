@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +46,13 @@ class SelfCache:
             self._buffers = self._buffers[0][sequences], self._buffers[1][sequences]
 
 
-def _weight(linear: nn.Module) -> Tensor:
+def _weight(linear: Any) -> Tensor:
     """What a linear layer multiplies with. One with an adapter tells only its own weight, so it is asked."""
     if type(linear) is nn.Linear:
         return linear.weight
     own: Tensor = linear.weight
-    return linear(torch.eye(own.shape[1], dtype=own.dtype, device=own.device)).T
+    dtype = own.dtype if own.is_floating_point() else None  # in 4 bits several share a byte
+    return linear(torch.eye(linear.in_features, dtype=dtype, device=own.device)).T
 
 
 class QueryKeyValue:
