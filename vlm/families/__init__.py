@@ -74,8 +74,9 @@ class Family(Protocol):
         """Those of `tasks.TASKS` that the checkpoint was trained for, each in the checkpoint's own words."""
 
     @classmethod
-    def facts(cls, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
-        """What `vlm info` tells of a config.json: its "tasks", and "memory_bytes" where that can be predicted."""
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+        """What `vlm info` tells of a checkpoint directory that is not loaded: its "tasks", and "memory_bytes" where
+        that can be predicted. `config` is its config.json."""
 
     def __init__(self, model: Any, processor: Any) -> None: ...
 

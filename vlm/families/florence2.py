@@ -93,12 +93,12 @@ class Florence2:
         self.processor.save_pretrained(str(path))
 
     @classmethod
-    def facts(cls, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
         from vlm.families.florence2_memory import predict_memory
 
         return {
             "tasks": list(_tasks(config.get("vlm_tasks"))),
-            "memory_bytes": predict_memory(config, num_parameters),
+            "memory_bytes": predict_memory(folder, config, num_parameters),
         }
 
     @property

@@ -58,7 +58,7 @@ class OneLook:
         return TASKS
 
     @classmethod
-    def facts(cls, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
         return {"tasks": list(TASKS)}
 
     def save_pretrained(self, path: Path) -> None:
