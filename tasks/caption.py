@@ -32,7 +32,9 @@ class CaptionTask:
         ]
 
     def prompt(self, inputs: Mapping[str, Any], image_size: ImageSize) -> str:
-        """Raises ValueError for a detail that is not in `DETAILS`."""
+        """Raises ValueError for a detail that is not in `DETAILS`, or a box: the caption is of the whole picture."""
+        if inputs.get("box") is not None:
+            raise ValueError("a caption is of the whole picture; leave the box out, or ask for attributes of it")
         detail = inputs.get("detail", "brief")
         if detail not in DETAILS:
             raise ValueError(f"detail is {detail!r}; expected one of {', '.join(DETAILS)}")

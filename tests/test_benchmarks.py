@@ -108,6 +108,15 @@ def test_describe(num_garments: int) -> None:
     assert "The tokens are the same" in done.stdout
 
 
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_families(num_beams: int) -> None:
+    done = run("families.py", "--quick", "--num-beams", str(num_beams))
+    found = last_line(done, "ours_vs_transformers", "ours_vs_transformers_batch", "seconds_per_photo", "parameters")
+    assert (found["family"], found["num_prompts"], found["num_beams"]) == ("florence2", 8, num_beams)
+    assert set(found["seconds_per_photo"]["3 photos"]) == {"vlm", "transformers"}
+    assert "The tokens are the same" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -116,6 +125,10 @@ def test_describe(num_garments: int) -> None:
         (("scaling.py", "--processes", "2"), "--processes is [2]; expected 1, to compare with"),
         (("describe.py", "--checkpoint", "./missing"), "./missing: no such directory"),
         (("describe.py", "--quick", "--photos", "missing.jpg"), "missing.jpg: no such file"),
+        (
+            ("families.py", "--quick", "--max-new-tokens", "8", "--num-beams", "0"),
+            "--num-beams is 0; expected at least 1",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(arguments: tuple[str, ...], error: str) -> None:

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
-from tasks import TASKS
 from tasks.boxes import Box
 from tasks.grammar import compile_grammar
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
 from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
 from vlm.calibrate import Calibration
-from vlm.families import Family, Prompt, load_family, make_family
+from vlm.families import Family, Prompt, load_family, make_family, task_form
 from vlm.hub import find_checkpoint
 from vlm.images import ImageSource, open_image
 from vlm.request import EncodedImage, Reply, Request
@@ -122,7 +121,7 @@ class VLM(AdapterMethods):
             "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
             "device": str(weights[0].device),
             "dtype": str(weights[0].dtype).removeprefix("torch."),
-            "tasks": list(TASKS),
+            "tasks": list(self.family.tasks),
             "calibrated": self.calibration is not None,
             "config": config,
         }
@@ -130,7 +129,7 @@ class VLM(AdapterMethods):
     # -- one thing about one image -------------------------------------------------------------------
 
     def caption(self, image: AnyImage, detail: str = "brief", **options: Any) -> Caption:
-        """Describe the image; `detail` is "brief" or "detailed"."""
+        """Describe the image; `detail` is "brief" or "detailed". Florence-2 also describes a `box` of it."""
         return self._one(Request(image, "caption", detail=detail, **options))
 
     def ask(self, image: AnyImage, question: str, **options: Any) -> Answer:
@@ -198,7 +197,7 @@ class VLM(AdapterMethods):
         with self._using(request):
             [look] = self.encode([image])
             request.check(look.image_size)
-            prompt = TASKS[task].prompt(request.task_inputs(), look.image_size)
+            prompt = task_form(self.family, task).prompt(request.task_inputs(), look.image_size)
             [logprobs] = self.family.score(look.features, [(look.index, prompt, list(candidates))])
         if not normalise:
             return [math.exp(logprob) for logprob in logprobs]
@@ -270,6 +269,7 @@ class VLM(AdapterMethods):
         self, requests: Sequence[Request], groups: Sequence[Sequence[int]], seeds: Sequence[int]
     ) -> dict[int, Reply]:
         """Replies by index; each group shares one image, and all images share their features."""
+        forms = {name: task_form(self.family, name) for name in {requests[i].task for group in groups for i in group}}
         looks = self.encode([requests[group[0]].image for group in groups])
         order = [(index, look) for group, look in zip(groups, looks, strict=True) for index in group]
         inputs = {index: requests[index].task_inputs() for index, _ in order}
@@ -277,18 +277,25 @@ class VLM(AdapterMethods):
         for index, look in order:
             request = requests[index]
             request.check(look.image_size)
-            task = TASKS[request.task]
+            form = forms[request.task]
+            grammar = form.grammar(inputs[index]) if request.grammar else None
             prompts.append(
                 Prompt(
                     image=look.index,
-                    text=task.prompt(inputs[index], look.image_size),
-                    automaton=compile_grammar(task.grammar(inputs[index])) if request.grammar else None,
-                    decoding=request.decoding(seeds[index]),
+                    text=form.prompt(inputs[index], look.image_size),
+                    automaton=None if grammar is None else compile_grammar(grammar),
+                    decoding=request.decoding(seeds[index], form.max_new_tokens),
                 )
             )
         generated = self.family.generate(looks[0].features, prompts)
         return {
-            index: Reply(request=requests[index], inputs=inputs[index], image_size=look.image_size, generated=said)
+            index: Reply(
+                request=requests[index],
+                form=forms[requests[index].task],
+                inputs=inputs[index],
+                image_size=look.image_size,
+                generated=said,
+            )
             for (index, look), said in zip(order, generated, strict=True)
         }
 

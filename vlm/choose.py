@@ -90,6 +90,11 @@ class Chooser:
                 found[n] = candidates
         return found
 
+    def from_logits(self, logits_NV: Tensor, running: Sequence[Running]) -> list[list[Candidate]]:
+        """As a call, from logits over the whole vocabulary that a model has given."""
+        allowed = [None if h.grammar is None else self.masks.allowed_in(h.grammar) for _, h in running]
+        return self.choose(self._restrict(logits_NV.float(), running, allowed), running)
+
     @staticmethod
     def _kind(allowed: Allowed | None) -> _Kind:
         if allowed is None or len(allowed.others) > FEW:
@@ -128,7 +133,9 @@ class Chooser:
         return _Scores(logits_NU, ids_NU, None)
 
     def _score_all(self, hidden_ND: Tensor, running: Sequence[Running], allowed: Sequence[Allowed | None]) -> _Scores:
-        logits_NV = F.linear(hidden_ND, self.table_VD).float()
+        return self._restrict(F.linear(hidden_ND, self.table_VD).float(), running, allowed)
+
+    def _restrict(self, logits_NV: Tensor, running: Sequence[Running], allowed: Sequence[Allowed | None]) -> _Scores:
         if any(item is not None for item in allowed):
             free_V = torch.ones(self.masks.vocab_size, dtype=torch.bool)
             masks = [free_V if h.grammar is None else self.masks.mask(h.grammar) for _, h in running]
@@ -152,10 +159,10 @@ class Chooser:
         ids, chosen = ids_NK.tolist(), chosen_NK.tolist()
         confidences = chosen
         if scores.locations is not None and any(self.masks.is_location(token) for part in ids for token in part):
-            confidences = self._confidences(ids_NK, chosen_NK, logprobs_NU[:, scores.locations]).tolist()
+            confidences = self.confidences(ids_NK, chosen_NK, logprobs_NU[:, scores.locations]).tolist()
         return [list(zip(*part, strict=True)) for part in zip(ids, chosen, confidences, strict=True)]
 
-    def _confidences(self, ids_NK: Tensor, chosen_NK: Tensor, locations_NL: Tensor) -> Tensor:
+    def confidences(self, ids_NK: Tensor, chosen_NK: Tensor, locations_NL: Tensor) -> Tensor:
         """What was `chosen`, but a location counts its neighbours among `locations` in; all are log-probabilities."""
         bins_NK = self.location_bins_V[ids_NK]
         mass_NK = _mass_near(bins_NK, locations_NL.exp(), LOCATION_WINDOW).clamp(max=1.0)

@@ -361,7 +361,9 @@ def _info(args: argparse.Namespace) -> int:
     from vlm.show import make_console, show_pairs
 
     info["parameters"] = f"{info['parameters']:,}"
-    info["weights_bytes"] = f"{info['weights_bytes']:,}"
+    for name in ("weights_bytes", "memory_bytes"):
+        if name in info:
+            info[name] = f"{info[name]:,}"
     info["tasks"] = ", ".join(info["tasks"])
     info["calibrated"] = "yes" if info["calibrated"] else "no"
     show_pairs(make_console(), info)

@@ -24,7 +24,7 @@ from vlm.processor import pack
 from vlm.search import Hypothesis, Search
 from vlm.token_masks import Automaton, TokenMasks
 
-__all__ = ["Decoding", "Generated", "Job", "generate", "score_candidates"]
+__all__ = ["Decoding", "Generated", "Job", "decode_bytes", "generate", "score_candidates"]
 
 MAX_PROMPTS = 64
 """Most prompts packed into one row; an image with more takes several rows, over the same features."""
@@ -48,7 +48,8 @@ class Decoding:
         temperature: 0 for greedy or beam search, above 0 for sampling.
         top_p: sampling only: the smallest set of tokens with this much probability is drawn from.
         seed: sampling only: the draws are a function of it.
-        length_penalty: beam search only: finished sequences rank by log-probability / length ** penalty.
+        length_penalty: beam search only: finished sequences rank by log-probability / length ** penalty; None for the
+            checkpoint's own, which in ours is 0.
         location_window: greedy search only: what the thousand locations say together decides whether one comes at
             all, and the one with the most probability within this many bins of it is taken; None lets every location
             stand for itself, as a plain argmax does (and as sampling and beam search do).
@@ -62,7 +63,7 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    length_penalty: float = 0.0
+    length_penalty: float | None = None
     location_window: int | None = 30
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class Decoding:
             raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or above")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected above 0 and at most 1")
-        if not (math.isfinite(self.length_penalty) and self.length_penalty >= 0):
+        if self.length_penalty is not None and not (math.isfinite(self.length_penalty) and self.length_penalty >= 0):
             raise ValueError(f"length_penalty is {self.length_penalty}; expected 0 (rank by probability) or above")
         if self.location_window is not None and self.location_window < 0:
             raise ValueError(f"location_window is {self.location_window}; expected 0 or more bins, or None")
@@ -311,7 +312,7 @@ def _memory(
 
 
 def _finish(hypothesis: Hypothesis, masks: TokenMasks) -> Generated:
-    text, spans = _decode_bytes((masks.token_bytes(token) for token in hypothesis.token_ids), hypothesis.finished)
+    text, spans = decode_bytes((masks.token_bytes(token) for token in hypothesis.token_ids), hypothesis.finished)
     return Generated(
         text=text,
         token_ids=hypothesis.token_ids,
@@ -322,7 +323,7 @@ def _finish(hypothesis: Hypothesis, masks: TokenMasks) -> Generated:
     )
 
 
-def _decode_bytes(tokens: Iterable[bytes], finished: bool) -> tuple[str, tuple[tuple[int, int], ...]]:
+def decode_bytes(tokens: Iterable[bytes], finished: bool) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Text of the tokens and the characters [start, end) that each touches. A character may span several
     tokens; half a character at the end of a cut sequence is dropped."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -9,8 +9,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from tasks import TASKS
-
 __all__ = ["EMBEDDED", "checkpoint_info"]
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -29,6 +27,9 @@ _SIZES = (
 def checkpoint_info(folder: Path) -> dict[str, Any]:
     """JSON-ready facts of a checkpoint directory.
 
+    `memory_bytes` is what a process that describes one photo on a CPU in float32 is predicted to take at most; only
+    of families that can tell.
+
     Raises:
         ValueError: no readable config.json, no weights, or a damaged weights file.
     """
@@ -41,6 +42,7 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
         count, kinds = _read_header(file)
         parameters += count
         dtypes |= kinds
+    facts = _family_facts(folder, config, parameters)
     return {
         "checkpoint": str(folder),
         "family": config.get("model_type", "unknown"),
@@ -48,10 +50,18 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
         "parameters": parameters,
         "dtype": ", ".join(sorted(dtypes)),
         "weights_bytes": sum(file.stat().st_size for file in weights),
+        **({"memory_bytes": facts["memory_bytes"]} if "memory_bytes" in facts else {}),
         **{name: config[name] for name in _SIZES if name in config},
-        "tasks": list(TASKS),
+        "tasks": facts["tasks"],
         "calibrated": (folder / "calibration.json").is_file(),
     }
+
+
+def _family_facts(folder: Path, config: dict[str, Any], parameters: int) -> dict[str, Any]:
+    from vlm.families import FAMILIES, family_class  # loads torch
+
+    family = config.get("model_type")
+    return family_class(family).facts(folder, config, parameters) if family in FAMILIES else {"tasks": []}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

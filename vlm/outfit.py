@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.boxes import iou
+from tasks.ontology import default_ontology
 from tasks.results import Caption, Detection, Garment, Outfit
 from vlm.request import EncodedImage, Reply, Request
 
 if TYPE_CHECKING:
     from vlm.api import VLM, AnyImage
 
-__all__ = ["describe_outfit", "describe_outfits"]
+__all__ = ["describe_outfit", "describe_outfits", "is_worn"]
 
 DUPLICATE_IOU = 0.7
 """Two boxes of one label that overlap more than this are one garment said twice."""
+
+OTHER_WORDS = frozenset({
+    "clothing", "footwear", "suit", "swimwear", "underwear", "trench", "costume", "uniform", "gown", "robe", "kimono",
+    "sari", "poncho", "pyjamas", "pajamas", "bikini", "bra", "stockings", "slippers", "heel", "shoe", "boot",
+    "sneaker", "sandal", "loafer", "sock", "glove", "earring", "handbag", "purse", "wallet", "headgear", "helmet",
+    "beanie", "beret", "headscarf", "hijab", "veil", "turban", "mask", "goggles", "scarves", "pants", "jean",
+    "waistcoat", "tuxedo", "outerwear", "jersey", "tracksuit", "dungarees", "overalls", "fedora", "sombrero", "tiara",
+    "crown",
+})  # fmt: skip
+"""Last words of what else is worn, in the names that detectors of everything give: Open Images, Objects365, LVIS."""
 
 NOTHING_FOUND = "No garments were found in this picture."
 
@@ -28,7 +40,8 @@ def describe_outfit(
     """Describe what is worn in an image: a summary, and every garment with box, attributes and scores.
 
     The image is looked at once. Garments and summary come from one packed pass over its features, the
-    attributes of all garments from a second.
+    attributes of all garments from a second. A checkpoint that was not trained for attributes gives garments with
+    boxes and scores, and None for attributes; what it finds that is not worn (people, cars) is left out.
 
     Args:
         model: what `vlm.load` gives.
@@ -80,19 +93,25 @@ def _describe(model: VLM, looks: Sequence[EncodedImage], detail: str, min_score:
         ],
         batch_size=len(looks),
     )
-    detections: list[Detection] = [model.result(reply) for reply in replies[0::2]]
+    detections = [_worn(model.result(reply)) for reply in replies[0::2]]
     captions: list[Caption] = [model.result(reply) for reply in replies[1::2]]
     garments = [without_duplicates([g for g in d.objects if g.score >= min_score]) for d in detections]
-    attributes = iter(
-        model.generate(
-            [
-                Request(look, "attributes", garment=garment.label, box=garment.box, num_beams=num_beams)
-                for look, worn in zip(looks, garments, strict=True)
-                for garment in worn
-            ],
-            batch_size=len(looks),
-        )
-    )
+    if "attributes" in model.family.tasks:
+        known = default_ontology().garments
+        asked = [
+            Request(
+                look,
+                "attributes",
+                garment=garment.label if garment.label in known else None,
+                box=garment.box,
+                num_beams=num_beams,
+            )
+            for look, worn in zip(looks, garments, strict=True)
+            for garment in worn
+        ]
+        attributes = iter(model.generate(asked, batch_size=len(looks)))
+    else:
+        attributes = itertools.repeat(None)
     outfits = []
     for caption, detection, reply, worn in zip(captions, detections, replies[0::2], garments, strict=True):
         full = tuple(replace(garment, attributes=next(attributes)) for garment in worn)
@@ -102,6 +121,22 @@ def _describe(model: VLM, looks: Sequence[EncodedImage], detail: str, min_score:
         else:
             outfits.append(Outfit(NOTHING_FOUND, (), _nothing_score(detection, reply), cut))
     return outfits
+
+
+def is_worn(label: str) -> bool:
+    """Whether a label means something worn: the ontology's words, and what detectors of everything call such things.
+
+    The last word decides: a "pencil skirt" is worn, a "dress shop" is not.
+    """
+    words = label.casefold().replace("-", " ").split()
+    if not words:
+        return False
+    garments = {name.replace("-", " ").split()[-1] for name in default_ontology().garments}
+    return bool({words[-1], words[-1].removesuffix("s"), words[-1].removesuffix("es")} & (garments | OTHER_WORDS))
+
+
+def _worn(detection: Detection) -> Detection:
+    return replace(detection, objects=tuple(found for found in detection.objects if is_worn(found.label)))
 
 
 def _nothing_score(detection: Detection, reply: Reply) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import TASKS
 from tasks.boxes import Box, ImageSize
@@ -12,6 +12,9 @@ from tasks.ontology import attributes_of
 from tasks.results import Result
 from vlm.generate import Decoding, Generated
 from vlm.images import ImageSource
+
+if TYPE_CHECKING:
+    from vlm.families import TaskForm
 
 __all__ = ["EncodedImage", "Reply", "Request", "as_box"]
 
@@ -45,11 +48,12 @@ class Request:
         text: the question ("vqa") or the phrase ("grounding").
         detail: "brief" or "detailed" ("caption").
         garment: garment word ("attributes").
-        box: `Box` or x1, y1, x2, y2 in pixels ("attributes").
+        box: `Box` or x1, y1, x2, y2 in pixels ("attributes"; "caption" of checkpoints that describe regions).
         attributes: names to ask for; None for all that apply to the garment ("attributes").
         inputs: the task's inputs as they are, in place of the five fields above.
         max_new_tokens: None for the task's own limit.
-        num_beams, temperature, top_p, length_penalty: see `vlm.generate.Decoding`.
+        num_beams, temperature, top_p: see `vlm.generate.Decoding`.
+        length_penalty: likewise; None for the checkpoint's own.
         seed: of sampling; None draws a fresh one. Equal requests in one call get different samples.
         grammar: False lets the model emit anything; parsing may then fail.
         adapter: name of one that the model was loaded with, or "base" for none; None for the one in use.
@@ -71,7 +75,7 @@ class Request:
     num_beams: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
-    length_penalty: float = 0.0
+    length_penalty: float | None = None
     seed: int | None = None
     grammar: bool = True
     adapter: str | None = None
@@ -89,7 +93,8 @@ class Request:
         if self.task == "caption":
             if self.detail not in DETAILS:
                 raise ValueError(f"detail is {self.detail!r}; expected one of {', '.join(DETAILS)}")
-            return {"detail": self.detail}
+            box = as_box(self.box)
+            return {"detail": self.detail} if box is None else {"detail": self.detail, "box": box}
         if self.task in ("vqa", "grounding"):
             if self.text is None or not self.text.strip():
                 needed = "a question" if self.task == "vqa" else "a phrase"
@@ -112,10 +117,11 @@ class Request:
         if box is not None and (box.x2 < 0 or box.y2 < 0 or box.x1 > width or box.y1 > height):
             raise ValueError(f"box {box.xyxy} lies outside the image, which is {width} x {height} pixels")
 
-    def decoding(self, seed: int = 0) -> Decoding:
-        limit = TASKS[self.task].max_new_tokens if self.max_new_tokens is None else self.max_new_tokens
+    def decoding(self, seed: int = 0, limit: int | None = None) -> Decoding:
+        """`limit` stands in for `max_new_tokens`, None for the task's own."""
+        limit = TASKS[self.task].max_new_tokens if limit is None else limit
         return Decoding(
-            max_new_tokens=limit,
+            max_new_tokens=limit if self.max_new_tokens is None else self.max_new_tokens,
             num_beams=self.num_beams,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -126,9 +132,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
 class Reply:
-    """What the model said to a request, before it is parsed (`VLM.reply`)."""
+    """What the model said to a request, before it is parsed (`VLM.reply`). `form` reads it."""
 
     request: Request
+    form: TaskForm
     inputs: Mapping[str, Any]
     image_size: ImageSize
     generated: Generated
@@ -139,13 +146,14 @@ class Reply:
         Raises:
             ParseError: the text is not of the task's form; only without the grammar.
         """
-        return TASKS[self.request.task].parse(
+        result: Result = self.form.parse(
             self.generated.text,
             self.inputs,
             self.image_size,
             scorer=self.generated.span_score,
             truncated=self.generated.truncated,
         )
+        return result
 
 
 def asked_attributes(garment: str | None, names: Sequence[str] | None) -> tuple[str, ...]:

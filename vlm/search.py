@@ -35,6 +35,7 @@ class Search:
     def __init__(self, automaton: Automaton | None, decoding: Decoding, masks: TokenMasks) -> None:
         self.decoding = decoding
         self.masks = masks
+        self.length_penalty = decoding.length_penalty or 0.0
         self.beams = [Hypothesis(grammar=None if automaton is None else masks.start(automaton))]
         self.best: Hypothesis | None = None
         self.done = False
@@ -94,13 +95,13 @@ class Search:
         )
 
     def _rank(self, hypothesis: Hypothesis) -> float:
-        return hypothesis.total / float(len(hypothesis.token_ids) ** self.decoding.length_penalty)
+        return hypothesis.total / float(len(hypothesis.token_ids) ** self.length_penalty)
 
     def _settled(self) -> bool:
         """No running sequence can still overtake the best finished one: totals only fall, and the length
         that divides them is at most the limit."""
         if self.best is None:
             return False
-        longest = self.decoding.max_new_tokens if self.decoding.length_penalty > 0 else len(self.beams[0].token_ids)
-        bound = self.beams[0].total / float(longest**self.decoding.length_penalty)
+        longest = self.decoding.max_new_tokens if self.length_penalty > 0 else len(self.beams[0].token_ids)
+        bound = self.beams[0].total / float(longest**self.length_penalty)
         return bound <= self._rank(self.best)

@@ -20,7 +20,7 @@ def test_the_window_of_a_location(tiny: VLM, index: int) -> None:
     logprobs = torch.randn(masks.vocab_size, generator=torch.Generator().manual_seed(0)).mul(2).log_softmax(-1)
     chosen = masks.location_ids[index]
     window = masks.location_ids[max(0, index - LOCATION_WINDOW) : index + LOCATION_WINDOW + 1]
-    found = Chooser(masks, torch.empty(masks.vocab_size, 1))._confidences(
+    found = Chooser(masks, torch.empty(masks.vocab_size, 1)).confidences(
         chosen.reshape(1, 1), logprobs[chosen].reshape(1, 1), logprobs[None, masks.location_ids]
     )
     assert float(found) == pytest.approx(float(logprobs[window].logsumexp(0)), abs=1e-3)

@@ -16,7 +16,7 @@ from tasks import TASKS
 from tasks.grammar import Choice, Literal, Repeat, Sequence, compile_grammar
 from vlm.api import VLM
 from vlm.families import Prompt
-from vlm.generate import Decoding, Generated, _decode_bytes
+from vlm.generate import Decoding, Generated, decode_bytes
 from vlm.search import Search
 from vlm.token_masks import GrammarState, TokenMasks
 
@@ -360,13 +360,13 @@ def test_spans_cover_the_text(tiny: VLM, photos: list[Image.Image]) -> None:
 
 def test_characters_over_several_tokens_and_cut_ones() -> None:
     dress = "裙".encode()
-    text, spans = _decode_bytes([b"a ", dress[:1], dress[1:] + b"b", b""], finished=True)
+    text, spans = decode_bytes([b"a ", dress[:1], dress[1:] + b"b", b""], finished=True)
     assert text == "a 裙b"
     assert spans == ((0, 2), (2, 3), (2, 4), (4, 4))
-    text, spans = _decode_bytes([b"ab", dress[:2]], finished=False)
+    text, spans = decode_bytes([b"ab", dress[:2]], finished=False)
     assert text == "ab"
     assert spans == ((0, 2), (2, 2))
-    assert _decode_bytes([b"\xff", b"a"], finished=True) == ("\ufffda", ((0, 1), (1, 2)))
+    assert decode_bytes([b"\xff", b"a"], finished=True) == ("\ufffda", ((0, 1), (1, 2)))
 
 
 @pytest.mark.parametrize(

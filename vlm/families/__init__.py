@@ -1,8 +1,8 @@
 """Checkpoint families: what a model must be able to do for the API to speak through it.
 
 A family is one file. It turns pictures into features once, answers any number of prompts about them,
-and knows how its checkpoints lie on disk. Everything else (tasks, grammars, parsing, calibration,
-batches) is the same for all of them.
+and knows how its checkpoints lie on disk, and in which words its checkpoints are asked. Everything else (what may be
+asked, typed results, calibration, batches) is the same for all of them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from tasks.base import SpanScorer
+from tasks.boxes import ImageSize
+from tasks.grammar import Grammar
 from vlm.generate import Decoding, Generated
 from vlm.token_masks import Automaton
 
-__all__ = ["FAMILIES", "Family", "Prompt", "load_family", "make_family"]
+__all__ = ["FAMILIES", "Family", "Prompt", "TaskForm", "family_class", "load_family", "make_family", "task_form"]
 
-FAMILIES: Mapping[str, str] = {"onelook": "vlm.families.onelook:OneLook"}
+FAMILIES: Mapping[str, str] = {
+    "onelook": "vlm.families.onelook:OneLook",
+    "florence2": "vlm.families.florence2:Florence2",
+}
 """`model_type` in a checkpoint's config.json -> module:class, imported when needed."""
 
 
@@ -36,11 +42,41 @@ class Prompt:
     decoding: Decoding
 
 
+class TaskForm(Protocol):
+    """How a family asks a task and reads what it says; every `tasks.base.Task` is one."""
+
+    max_new_tokens: int
+
+    def prompt(self, inputs: Mapping[str, Any], image_size: ImageSize) -> str: ...
+
+    def grammar(self, inputs: Mapping[str, Any]) -> Grammar | None:
+        """What the decoder may emit; None for anything, where `parse` copes with anything."""
+
+    def parse(
+        self,
+        text: str,
+        inputs: Mapping[str, Any],
+        image_size: ImageSize,
+        *,
+        scorer: SpanScorer | None = None,
+        truncated: bool = False,
+    ) -> Any: ...
+
+
 class Family(Protocol):
     """A model with its tokenizer and image processing."""
 
     model: Any
     """The torch module, for its parameters, device and config."""
+
+    @property
+    def tasks(self) -> Mapping[str, TaskForm]:
+        """Those of `tasks.TASKS` that the checkpoint was trained for, each in the checkpoint's own words."""
+
+    @classmethod
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+        """What `vlm info` tells of a checkpoint directory that is not loaded: its "tasks", and "memory_bytes" where
+        that can be predicted. `config` is its config.json."""
 
     def __init__(self, model: Any, processor: Any) -> None: ...
 
@@ -78,7 +114,7 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Fami
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{config_path}: is damaged or names no model_type: {error}") from error
     try:
-        family = _family(model_type)
+        family = family_class(model_type)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return family.from_pretrained(path, device=device, dtype=dtype)
@@ -90,10 +126,22 @@ def make_family(model: Any, processor: Any) -> Family:
     Raises:
         ValueError: a model of no known family.
     """
-    return _family(model.config.model_type)(model, processor)
+    return family_class(model.config.model_type)(model, processor)
 
 
-def _family(model_type: str) -> type[Family]:
+def task_form(family: Family, task: str) -> TaskForm:
+    """Raises ValueError where the checkpoint was not trained for the task."""
+    if task not in family.tasks:
+        raise ValueError(
+            f"this {family.model.config.model_type} checkpoint was not trained for task {task!r}, only for "
+            f"{', '.join(family.tasks)}; take a checkpoint fine-tuned for it (one that lists {task!r} under "
+            "vlm_tasks in its config.json), or vlm.load() for the embedded one"
+        )
+    return family.tasks[task]
+
+
+def family_class(model_type: Any) -> type[Family]:
+    """Raises ValueError for a family that is not known."""
     if model_type not in FAMILIES:
         raise ValueError(f"model_type {model_type!r} is not a known family; known: {', '.join(FAMILIES)}")
     module, name = FAMILIES[model_type].split(":")

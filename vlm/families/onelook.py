@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from vlm.families import Prompt
+from tasks import TASKS
+from vlm.families import Prompt, TaskForm
 from vlm.generate import Generated, Job, generate, score_candidates
 from vlm.model import ImageFeatures, OneLookModel
 from vlm.processor import OneLookProcessor
@@ -47,6 +48,14 @@ class OneLook:
         if wrong:
             raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
         return cls(model.to(device).eval(), OneLookProcessor.from_pretrained(path, model.config))
+
+    @property
+    def tasks(self) -> Mapping[str, TaskForm]:
+        return TASKS
+
+    @classmethod
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+        return {"tasks": list(TASKS)}
 
     def save_pretrained(self, path: Path) -> None:
         self.model.save_pretrained(str(path))

@@ -1,0 +1,29 @@
+"""A Florence-2 of random weights, saved as the public ones are, and loaded both by us and by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoProcessor, Florence2ForConditionalGeneration, Florence2Processor
+
+import vlm
+from benchmarks.random_florence2 import write_checkpoint
+from vlm.api import VLM
+
+
+@pytest.fixture(scope="session")
+def florence2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("florence2") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def florence2(florence2_folder: Path) -> VLM:
+    return vlm.load(florence2_folder)
+
+
+@pytest.fixture(scope="session")
+def reference(florence2_folder: Path) -> tuple[Florence2ForConditionalGeneration, Florence2Processor]:
+    """transformers' own model and processor of the same checkpoint."""
+    model = Florence2ForConditionalGeneration.from_pretrained(florence2_folder).eval()
+    return model, AutoProcessor.from_pretrained(florence2_folder)

@@ -1,0 +1,72 @@
+"""What `vlm info` predicts of a Florence-2's memory, against what a process takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.random_florence2 import write_checkpoint
+from vlm.cli import main
+
+DESCRIBE = """
+import resource, sys
+import vlm
+from vlm.request import Request
+model = vlm.load(sys.argv[1], device="cpu")
+[look] = model.encode([sys.argv[2]])
+model.generate([Request(look, task, max_new_tokens=4) for task in ("detection", "caption")])
+kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(kilobytes if sys.platform == "darwin" else kilobytes * 1024, model.info()["parameters"])
+"""
+"""The two prompts of `describe_outfit`, with few tokens: how many are said hardly matters."""
+
+TOLERANCE = 0.2
+
+
+def test_info(florence2_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(florence2_folder), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["family"], info["dtype"]) == ("florence2", "F32")
+    assert info["tasks"] == ["caption", "grounding", "detection"]
+    assert info["memory_bytes"] > 4 * info["parameters"]
+    assert main(["info", str(florence2_folder)]) == 0
+    assert "memory_bytes" in capsys.readouterr().out
+
+
+def test_info_of_another_configuration(
+    florence2_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in florence2_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["vision_config"]["patch_stride"] = "four"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["info", str(tmp_path)]) == 1
+    assert "its configuration is not a Florence-2's" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_base_checkpoint_describes_in_the_memory_that_is_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_checkpoint(tmp_path / "base", base=True)
+    Image.linear_gradient("L").resize((600, 800)).convert("RGB").save(tmp_path / "photo.png")
+    assert main(["info", str(folder), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    done = subprocess.run(
+        [sys.executable, "-c", DESCRIBE, str(folder), str(tmp_path / "photo.png")],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 0, done.stderr
+    peak, parameters = map(int, done.stdout.split())
+    assert 230e6 < parameters < 233e6
+    assert abs(info["parameters"] - parameters) < 0.001 * parameters  # the file has buffers, too
+    assert peak == pytest.approx(info["memory_bytes"], rel=TOLERANCE)
