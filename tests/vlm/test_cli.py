@@ -61,7 +61,7 @@ class StandIn:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     model = StandIn()
-    monkeypatch.setattr(cli, "_load", lambda checkpoint, device: model)
+    monkeypatch.setattr(cli, "_load", lambda *_: model)
     return model
 
 
