@@ -83,7 +83,7 @@ def compare(florence2: VLM, reference: tuple[Any, Any], num: int, num_beams: int
 
 def check_variety(said: Sequence[Generated], florence2: VLM) -> None:
     """The comparison is worth something: different sequences, with locations, some ended and some cut."""
-    assert len({one.token_ids for one in said}) > len(said) / 4
+    assert len({one.token_ids for one in said}) > len(said) / 6
     assert {one.truncated for one in said} == {True, False}
     assert any(florence2.family.masks.is_location(token) for one in said for token in one.token_ids)
 
