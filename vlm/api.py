@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from tasks.grammar import compile_grammar
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
 from vlm.calibrate import Calibration
 from vlm.families import Family, Prompt, load_family, make_family
-from vlm.hub import find_checkpoint
+from vlm.hub import find_checkpoint, require_loadable
 from vlm.images import ImageSource, open_image
+from vlm.placing import load_options, own_dtype
 from vlm.request import EncodedImage, Reply, Request
 
 __all__ = ["VLM", "EncodedImage", "Reply", "Request", "load"]
@@ -67,23 +68,41 @@ class VLM:
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
+        load_in_8bit: bool = False,
+        load_in_4bit: bool = False,
         revision: str | None = None,
+        subfolder: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> VLM:
         """Load a checkpoint, whatever its family.
 
         Args:
             name_or_path: None for the embedded checkpoint, a directory, or a Hub id such as "owner/name".
             device: None for the GPU where there is one.
-            dtype: None for float32, in which results do not depend on the batch.
-            revision, token, cache_dir: for the Hub.
+            dtype: None for float32, in which results do not depend on the batch; "auto" for the checkpoint's own.
+            device_map: as accelerate takes it, in place of `device`: "auto", or parts of the model -> device.
+            load_in_8bit, load_in_4bit: with bitsandbytes.
+            revision, subfolder, token, cache_dir, local_files_only: see `vlm.hub.find_checkpoint`.
 
         Raises:
-            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device.
+            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device; bitsandbytes is not there.
         """
-        path = find_checkpoint(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
-        family = load_family(path, device=_device(device), dtype=_dtype(dtype))
+        placing = load_options(device, device_map, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit)
+        path = find_checkpoint(
+            name_or_path,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        require_loadable(path)
+        if dtype == "auto":
+            dtype = own_dtype(path)
+        family = load_family(path, device=_device(device), dtype=_dtype(dtype), **placing)
         file = path / CALIBRATION_FILE
         return cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
 

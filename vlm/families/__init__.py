@@ -45,8 +45,16 @@ class Family(Protocol):
     def __init__(self, model: Any, processor: Any) -> None: ...
 
     @classmethod
-    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
-        """Raises ValueError where `path` is not a whole checkpoint of the family."""
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> Family:
+        """Load a checkpoint.
+
+        Args:
+            placing: `device_map` and `quantization_config` as transformers' from_pretrained takes them, where they
+                were asked for (see `vlm.placing`); the weights then stay where they are put, whatever `device` is.
+
+        Raises:
+            ValueError: `path` is not a whole checkpoint of the family, or it cannot be placed so.
+        """
 
     def save_pretrained(self, path: Path) -> None: ...
 
@@ -59,7 +67,7 @@ class Family(Protocol):
         """(image, prompt, candidates) -> log-probability of every candidate, not bound to a grammar."""
 
 
-def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
+def load_family(path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> Family:
     """The model in a checkpoint directory, by the `model_type` in its config.json.
 
     Raises:
@@ -77,7 +85,7 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Fami
         family = _family(model_type)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return family.from_pretrained(path, device=device, dtype=dtype)
+    return family.from_pretrained(path, device=device, dtype=dtype, **placing)
 
 
 def make_family(model: Any, processor: Any) -> Family:

@@ -15,6 +15,7 @@ from vlm.adapter import ADAPTER_FILE, load_adapted
 from vlm.families import Prompt
 from vlm.generate import Generated, Job, generate, score_candidates
 from vlm.model import ImageFeatures, OneLookModel
+from vlm.placing import one_device
 from vlm.processor import OneLookProcessor
 from vlm.token_masks import TokenMasks
 
@@ -34,15 +35,22 @@ class OneLook:
         self._masks: TokenMasks | None = None
 
     @classmethod
-    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> OneLook:
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> OneLook:
+        if placing:
+            placing["device_map"] = {"": one_device(placing["device_map"], device)}
         if (path / ADAPTER_FILE).is_file():
+            if placing:
+                raise ValueError(
+                    f"{path}: is an adapter, which is merged when loaded; device_map and 8 or 4 bit need a "
+                    "checkpoint: load it, save_pretrained, and load that"
+                )
             merged = load_adapted(path)
             return cls(merged.to(device, dtype).eval(), OneLookProcessor.from_pretrained(path, merged.config))
         if not any(path.glob("*.safetensors")):
             raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
         try:
             model, loading = OneLookModel.from_pretrained(
-                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **placing
             )
         except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
             raise ValueError(f"{path}: the weights cannot be read: {error}") from error
@@ -50,7 +58,8 @@ class OneLook:
         wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
         if wrong:
             raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
-        return cls(model.to(device).eval(), OneLookProcessor.from_pretrained(path, model.config))
+        model = model if placing else model.to(device)
+        return cls(model.eval(), OneLookProcessor.from_pretrained(path, model.config))
 
     def save_pretrained(self, path: Path) -> None:
         self.model.save_pretrained(str(path))

@@ -1,0 +1,295 @@
+"""Checkpoints on the Hub, by its real client against a server on this machine that speaks its API."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import vlm
+from tests.vlm.hub_server import HubServer, serve
+from vlm.api import VLM
+from vlm.calibrate import Calibration
+from vlm.hub import find_checkpoint, pull
+
+QUESTION = "what colour are the boots?"
+USERS = {"hf_ann": "ann", "hf_bob": "bob"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A server, and this process's Hub client turned to it, with a cache of its own and nobody logged in."""
+    (tmp_path / "server").mkdir()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serve(tmp_path / "server", USERS) as server:
+        for name, value in {
+            "ENDPOINT": server.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        yield server
+
+
+@pytest.fixture
+def folder(tiny: VLM, tmp_path: Path) -> Path:
+    """A checkpoint."""
+    calibration = Calibration(maps={"vqa": (1.0, -0.5)}, report={"keys": {}})
+    VLM(tiny.family, calibration=calibration).save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def answer(model: VLM, photos: list[Image.Image]) -> dict[str, Any]:
+    said = model.ask(photos[0], QUESTION)
+    return {"text": said.text, "score": pytest.approx(said.score, rel=1e-4)}  # sums depend on where weights lie
+
+
+# -- loading ---------------------------------------------------------------------------------------------
+
+
+def test_load_by_id_and_revision(hub: HubServer, folder: Path, tiny: VLM, photos: list[Image.Image]) -> None:
+    first = hub.add("ann/tiny", folder)
+    weights = load_file(folder / "model.safetensors")
+    other = {name: value * 0.5 if name == "final_norm.weight" else value for name, value in weights.items()}
+    save_file(other, folder / "model.safetensors", metadata={"format": "pt"})
+    hub.add("ann/tiny", folder)
+    hub.add("ann/tiny", folder, branch="older")
+    hub.repos["ann/tiny"].branches["older"] = first
+    expected = answer(vlm.load(folder, device="cpu"), photos)
+    assert answer(vlm.load("ann/tiny", device="cpu"), photos) == expected
+    for revision in (first, "older"):
+        loaded = vlm.load("ann/tiny", revision=revision, device="cpu")
+        assert torch.equal(loaded.family.model.final_norm.weight, weights["final_norm.weight"])
+        assert loaded.calibration is not None
+    with pytest.raises(ValueError, match=r"ann/tiny: has no revision 'newer'"):
+        vlm.load("ann/tiny", revision="newer")
+
+
+def test_a_second_load_fetches_nothing(hub: HubServer, folder: Path) -> None:
+    hub.add("ann/tiny", folder)
+    found = find_checkpoint("ann/tiny")
+    assert len(hub.downloads("model.safetensors")) == 1
+    del hub.log[:]
+    assert find_checkpoint("ann/tiny") == found
+    assert [served.path for served in hub.log if "/api/" not in served.path] == []
+
+
+def test_what_huggingface_hub_itself_fetched_is_taken(hub: HubServer, folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    hub.add("ann/tiny", folder)
+    assert snapshot_download("ann/tiny") == str(find_checkpoint("ann/tiny"))
+    assert len(hub.downloads("model.safetensors")) == 1
+
+
+def test_sharded_weights_in_a_subfolder(hub: HubServer, tiny: VLM, folder: Path, photos: list[Image.Image]) -> None:
+    expected = answer(vlm.load(folder, device="cpu"), photos)
+    (folder / "model.safetensors").unlink()
+    tiny.family.model.save_pretrained(folder, max_shard_size="500KB")
+    shards = sorted(folder.glob("model-*-of-*.safetensors"))
+    assert len(shards) > 2
+    (folder / "model.fp16.safetensors").write_bytes(b"a variant that is not asked for")
+    shutil.move(folder, folder.parent / "repo" / "best")
+    (folder.parent / "repo" / "best" / "modeling.py").write_text("raise SystemExit")
+    hub.add("ann/tiny", folder.parent / "repo")
+    assert answer(vlm.load("ann/tiny", subfolder="best", device="cpu"), photos) == expected
+    assert answer(vlm.load(folder.parent / "repo", subfolder="best", device="cpu"), photos) == expected
+    assert not hub.downloads("model.fp16.safetensors")
+    assert not hub.downloads("modeling.py")
+    with pytest.raises(ValueError, match=r"ann/tiny: has no config.json on the Hub; try subfolder='best'"):
+        vlm.load("ann/tiny")
+    with pytest.raises(ValueError, match=r"subfolder '\.\./\.\.' leads out"):
+        vlm.load("ann/tiny", subfolder="../..")
+    files = {path: content for path, content in hub.files("ann/tiny").items() if path != f"best/{shards[1].name}"}
+    hub.add("ann/tiny", files)
+    with pytest.raises(ValueError, match=rf"lacks 1 of the \d+ files that its weights are in \({shards[1].name}\)"):
+        vlm.load("ann/tiny", subfolder="best")
+
+
+def test_offline_takes_what_the_cache_has(
+    hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sha = hub.add("ann/tiny", folder)
+    found = find_checkpoint("ann/tiny")
+    del hub.log[:]
+    assert find_checkpoint("ann/tiny", local_files_only=True) == found
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_checkpoint("ann/tiny") == found == find_checkpoint("ann/tiny", revision=sha)
+    with pytest.raises(ValueError, match=r"someone/other: .*cache has no such checkpoint, and the Hub is not asked"):
+        find_checkpoint("someone/other")
+    with pytest.raises(ValueError, match=r"no such checkpoint at revision 'v2'"):
+        find_checkpoint("ann/tiny", revision="v2")
+    assert hub.log == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        assert find_checkpoint("ann/tiny") == found
+    with pytest.raises(ValueError, match=r"someone/other: .*the Hub cannot be reached"):
+        find_checkpoint("someone/other")
+
+
+def test_an_update_that_broke_off_leaves_what_was_there(hub: HubServer, folder: Path) -> None:
+    hub.add("ann/tiny", folder)
+    found = find_checkpoint("ann/tiny")
+    hub.add("ann/tiny", {**hub.files("ann/tiny"), "model.safetensors": b"x" * 5_000_000})
+    hub.cut["model.safetensors"] = [1000, *[0] * 6]
+    with pytest.raises(ValueError, match="broke off"):
+        find_checkpoint("ann/tiny")
+    assert find_checkpoint("ann/tiny", local_files_only=True) == found
+
+
+# -- downloads that go wrong -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's client waits a second before it tries again; and it writes down whole chunks only, of 10 MB."""
+    from huggingface_hub import file_download
+
+    monkeypatch.setattr(file_download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+
+
+def test_a_broken_download_goes_on(hub: HubServer, folder: Path, impatient: None) -> None:
+    """At once, and, where the line stays dead, when it is asked for again: only the rest is fetched."""
+    hub.add("ann/tiny", folder)
+    size = (folder / "model.safetensors").stat().st_size
+    hub.cut["model.safetensors"] = [300_000, 500_000, *[0] * 6]
+    with pytest.raises(ValueError, match=r"ann/tiny: the connection to the Hub broke off .*goes on from there"):
+        find_checkpoint("ann/tiny")
+    tried = hub.downloads("model.safetensors")
+    assert [served.range for served in tried[:3]] == [None, "bytes=300000-", "bytes=800000-"]
+    assert not list((Path(constants.HF_HUB_CACHE)).rglob("model.safetensors"))
+    del hub.log[:]
+    hub.cut.clear()
+    found = find_checkpoint("ann/tiny")
+    [rest] = hub.downloads("model.safetensors")
+    assert (rest.range, rest.status, rest.sent) == ("bytes=800000-", 206, size - 800_000)
+    assert (found / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("*.incomplete"))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json"])
+def test_another_checksum_is_refused(hub: HubServer, folder: Path, file: str) -> None:
+    """Large files have a sha256 on the Hub, small ones their git id."""
+    hub.add("ann/tiny", folder)
+    hub.corrupt.add(file)
+    with pytest.raises(ValueError, match=rf"ann/tiny/{file}: what came has the (sha256|git id) .*try again"):
+        find_checkpoint("ann/tiny")
+    assert not list(Path(constants.HF_HUB_CACHE).rglob(file))
+    hub.corrupt.clear()
+    found = find_checkpoint("ann/tiny")
+    assert (found / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_a_full_disk(hub: HubServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: /dev/full takes nothing. And one that is seen beforehand."""
+    import vlm.download
+
+    sha256 = next(blob.sha256 for blob in hub.repos[_added(hub, folder)].commits.popitem()[1].values() if blob.lfs)
+    hub.add("ann/tiny", folder)
+    part = Path(constants.HF_HUB_CACHE) / "models--ann--tiny" / "blobs" / f"{sha256}.incomplete"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(ValueError, match=r"model.safetensors: no room is left on the disk of .*cache_dir="):
+        find_checkpoint("ann/tiny")
+    assert not list(Path(constants.HF_HUB_CACHE).rglob("model.safetensors"))
+    part.unlink(missing_ok=True)
+    usage = shutil.disk_usage(part.parent)
+    monkeypatch.setattr(vlm.download.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(ValueError, match=r"ann/tiny: 1\.9 MB are to be fetched, but .* has room for 1\.0 MB"):
+        find_checkpoint("ann/tiny")
+    monkeypatch.undo()
+
+
+def _added(hub: HubServer, folder: Path) -> str:
+    hub.add("ann/tiny", folder)
+    return "ann/tiny"
+
+
+# -- what cannot be loaded -------------------------------------------------------------------------------
+
+
+def test_gated_and_private(hub: HubServer, folder: Path) -> None:
+    hub.add("ann/gated", folder, gated=True, readers={"bob"})
+    hub.add("ann/secret", folder, private=True)
+    gated = rf"ann/gated: is gated; ask for access on its page \({hub.endpoint}/ann/gated\), then log in with `hf auth"
+    with pytest.raises(ValueError, match=gated):
+        find_checkpoint("ann/gated")
+    assert find_checkpoint("ann/gated", token="hf_bob").is_dir()
+    for token in (None, "hf_bob"):
+        with pytest.raises(ValueError, match=r"ann/secret: .*if it is a private one, log in with `hf auth login`"):
+            find_checkpoint("ann/secret", token=token)
+    with pytest.raises(ValueError, match=r"ann/secret: the Hub refuses \(Invalid credentials .*log in"):
+        find_checkpoint("ann/secret", token="hf_mistyped")
+    assert find_checkpoint("ann/secret", token="hf_ann").is_dir()
+    assert not any(served.authorized for served in hub.log if served.path.startswith("/cdn"))
+
+
+def test_what_is_no_checkpoint(hub: HubServer, folder: Path) -> None:
+    """Told before the weights are fetched."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    config = json.loads(files["config.json"])
+    no_weights = {name: content for name, content in files.items() if name != "model.safetensors"}
+
+    def with_config(**changes: Any) -> dict[str, bytes]:
+        return {**files, "config.json": json.dumps({**config, **changes}).encode()}
+
+    cases = {
+        "ann/data": ({"train.csv": b"1"}, r"has no config.json on the Hub; it is not a checkpoint of transformers"),
+        "ann/pickled": ({**no_weights, "pytorch_model.bin": b"x"}, r"pickled weights only \(pytorch_model.bin\)"),
+        "ann/empty": (no_weights, r"has no .safetensors weights"),
+        "ann/llama": (with_config(model_type="llama"), r"model_type 'llama', which is not a known family; known: one"),
+        "ann/code": (with_config(model_type="own", auto_map={"AutoModel": "m.M"}), r"code of its own \(auto_map\)"),
+        "ann/tuned": (with_config(model_type="florence2", auto_map={"AutoModel": "m.M"}), r"florence-community/Flo"),
+    }
+    for name, (content, words) in cases.items():
+        hub.add(name, content)
+        with pytest.raises(ValueError, match=rf"{name}: .*{words}"):
+            vlm.load(name)
+    assert not hub.downloads("model.safetensors")
+    assert not hub.downloads("pytorch_model.bin")
+    hub.add("ann/untokenized", {name: content for name, content in files.items() if name != "tokenizer.json"})
+    with pytest.raises(ValueError, match=r"has no tokenizer.json"):
+        vlm.load("ann/untokenized")
+
+
+def test_florence_with_remote_code_names_the_native_one(hub: HubServer) -> None:
+    with pytest.raises(ValueError, match=r"microsoft/Florence-2-large-ft: .*florence-community/Florence-2-large-ft$"):
+        vlm.load("microsoft/Florence-2-large-ft")
+    with pytest.raises(ValueError, match=r"florence-community/Florence-2-base or .*Florence-2-large-ft"):
+        pull("microsoft/Florence-2-mine")
+    assert hub.log == []
+
+
+def test_code_in_a_repository_is_never_run(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    """A known family is loaded by our own code, whatever auto_map says; another is refused."""
+    trace = tmp_path / "was here"
+    code = f"from pathlib import Path\nPath({str(trace)!r}).touch()\nclass M: ...\n".encode()
+    auto_map = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer", "AutoProcessor"), "module.M")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"module.py": code}
+    for name in ("config.json", "tokenizer_config.json"):
+        files[name] = json.dumps({**json.loads(files[name]), "auto_map": auto_map}).encode()
+    hub.add("ann/tiny", files)
+    model = vlm.load("ann/tiny", device="cpu")
+    assert type(model.family.model).__module__ == "vlm.model.modeling"
+    hub.add("ann/other", {**files, "config.json": json.dumps({"model_type": "x", "auto_map": auto_map}).encode()})
+    with pytest.raises(ValueError, match="never run"):
+        vlm.load("ann/other")
+    pull("ann/tiny", tmp_path / "pulled")
+    vlm.load(tmp_path / "pulled", device="cpu")
+    assert not (tmp_path / "pulled" / "module.py").exists()
+    assert not hub.downloads("module.py")
+    assert not trace.exists()
