@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -58,6 +59,7 @@ class VLM:
     def __init__(self, model: Any, processor: Any = None, calibration: Calibration | None = None) -> None:
         self.family: Family = model if processor is None else make_family(model, processor)
         self.calibration = calibration
+        self.source: Path | None = None  # the checkpoint that it was loaded from
 
     # -- checkpoints ---------------------------------------------------------------------------------
 
@@ -104,7 +106,9 @@ class VLM:
             dtype = own_dtype(path)
         family = load_family(path, device=_device(device), dtype=_dtype(dtype), **placing)
         file = path / CALIBRATION_FILE
-        return cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
+        model = cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
+        model.source = path
+        return model
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write model, tokenizer and calibration into a directory that `load` reads."""
@@ -113,6 +117,48 @@ class VLM:
         self.family.save_pretrained(folder)
         if self.calibration is not None:
             self.calibration.to_json(folder / CALIBRATION_FILE)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        **about: Any,
+    ) -> Any:
+        """Upload model, tokenizer, processor, calibration, model card and results in one commit (see `vlm.push.push`).
+
+        Args:
+            repo_id: "owner/name"; the repository is made where there is none.
+            private: whether it is made private; None for the owner's default.
+            revision: branch, which is made too; None for main.
+            token: None for the one that was logged in with.
+            commit_message: None for "Upload with vlm".
+            **about: `card=`, `results=`, `license=`; what the checkpoint was loaded with goes along where they are
+                not given.
+
+        Returns:
+            huggingface_hub's CommitInfo.
+
+        Raises:
+            ValueError: not logged in, or not allowed to.
+        """
+        from vlm.push import push
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                token=token,
+                commit_message=commit_message,
+                about=self.source,
+                **about,
+            )
 
     def info(self) -> dict[str, Any]:
         """JSON-ready facts: family, parameters, their bytes in memory, device, dtype, tasks, config."""

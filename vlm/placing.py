@@ -39,12 +39,13 @@ def load_options(
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
             f"load_in_{8 if load_in_8bit else 4}bit needs bitsandbytes, which is not installed; install it with "
-            "`pip install bitsandbytes`, or load with dtype='bfloat16'"
+            "`pip install 'vlm[quantize]'`, or load with dtype='bfloat16'"
         )
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit)
-    return {"device_map": device_map or {"": str(device or "auto")}, "quantization_config": config}
+    place = device_map or ("auto" if device is None else {"": str(device)})
+    return {"device_map": place, "quantization_config": config}
 
 
 def one_device(device_map: str | Mapping[str, Any], device: torch.device) -> torch.device:

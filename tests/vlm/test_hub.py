@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -18,7 +20,9 @@ import vlm
 from tests.vlm.hub_server import HubServer, serve
 from vlm.api import VLM
 from vlm.calibrate import Calibration
-from vlm.hub import find_checkpoint, pull
+from vlm.cli import main
+from vlm.hub import EMBEDDED, find_checkpoint, pull
+from vlm.push import files_to_push, push
 
 QUESTION = "what colour are the boots?"
 USERS = {"hf_ann": "ann", "hf_bob": "bob"}
@@ -293,3 +297,158 @@ def test_code_in_a_repository_is_never_run(hub: HubServer, folder: Path, tmp_pat
     assert not (tmp_path / "pulled" / "module.py").exists()
     assert not hub.downloads("module.py")
     assert not trace.exists()
+
+
+# -- onto devices, in which precision --------------------------------------------------------------------
+
+
+def test_dtype_auto_is_the_checkpoints_own(tiny: VLM, folder: Path) -> None:
+    weights = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
+    weights["final_norm.weight"] = weights["final_norm.weight"].float()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert vlm.load(folder, dtype="auto", device="cpu").info()["dtype"] == "float16"
+    assert vlm.load(folder, device="cpu").info()["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}, {"tower": "cpu", "": "cpu"}], ids=str)
+def test_device_map(folder: Path, photos: list[Image.Image], device_map: Any) -> None:
+    if device_map == "auto" and torch.cuda.is_available():
+        pytest.skip("goes onto the GPU")
+    loaded = vlm.load(folder, device_map=device_map)
+    assert loaded.info()["device"] == "cpu"
+    assert answer(loaded, photos) == answer(vlm.load(folder, device="cpu"), photos)
+
+
+def test_wrong_placing(folder: Path) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"device": "cpu", "device_map": "auto"}, "give one of them"),
+        ({"load_in_8bit": True, "load_in_4bit": True}, "choose one"),
+        ({"device_map": {"tower": "cpu", "tokens": "cuda:0"}}, "stays on one device"),
+        ({"device_map": {"": "disk"}}, "stays on one device"),
+        ({"device_map": {"": "abacus"}}, "names no device that is known"),
+    ]
+    for options, words in cases:
+        with pytest.raises(ValueError, match=words):
+            vlm.load(folder, **options)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_fewer_bits(folder: Path, photos: list[Image.Image], bits: int) -> None:
+    options: dict[str, Any] = {f"load_in_{bits}bit": True}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ValueError, match=rf"load_in_{bits}bit needs bitsandbytes, which is not installed"):
+            vlm.load(folder, **options)
+        return
+    loaded = vlm.load(folder, **options)
+    kinds = {type(module).__name__ for module in loaded.family.model.modules()}
+    assert {8: "Linear8bitLt", 4: "Linear4bit"}[bits] in kinds
+    assert 0 <= loaded.ask(photos[0], QUESTION).score <= 1
+
+
+# -- push and pull ---------------------------------------------------------------------------------------
+
+
+def test_push_and_pull(
+    hub: HubServer, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "train.yaml").write_text("output_dir: /somewhere/private")
+    (folder / "results").mkdir()
+    (folder / "results" / "mine.json").write_text("{}")
+    assert main(["push", str(folder), "ann/new"]) == 1
+    assert "ann/new: the Hub refuses (Invalid username or password.)" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_bob")
+    assert main(["push", str(folder), "ann/new"]) == 1
+    assert "don't have the rights to create a model" in capsys.readouterr().err
+    monkeypatch.setenv("HF_TOKEN", "hf_ann")
+    assert main(["push", str(folder), "ann/new", "--private", "--license", "cc-by-4.0"]) == 0
+    repo = hub.repos["ann/new"]
+    assert capsys.readouterr().out.strip() == f"{hub.endpoint}/ann/new/commit/{repo.branches['main']}"
+    assert repo.private
+    assert len(repo.commits) == 2  # one, and the one that the Hub makes
+    files = hub.files("ann/new")
+    assert set(files) == {path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors")} | {
+        "README.md",
+        "results/mine.json",
+        ".gitattributes",
+    }
+    head = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    expected = {"license": "cc-by-4.0", "library_name": "vlm", "pipeline_tag": "image-text-to-text"}
+    assert expected.items() <= head.items()
+    assert "vision-language-model" in head["tags"]
+    assert b'vlm.load("ann/new")' in files["README.md"]
+
+    assert main(["pull", "ann/new", str(tmp_path / "pulled")]) == 0
+    pulled = {path.relative_to(tmp_path / "pulled").as_posix(): path for path in (tmp_path / "pulled").rglob("*.*")}
+    assert {name: path.read_bytes() for name, path in pulled.items()} == {
+        name: content for name, content in files.items() if name != ".gitattributes"
+    }
+    assert vlm.load(tmp_path / "pulled", device="cpu").calibration is not None
+    assert main(["pull", "ann/new", str(tmp_path / "pulled")]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_push_to_a_branch_replaces_what_it_had(hub: HubServer, tiny: VLM, folder: Path, tmp_path: Path) -> None:
+    """Sharded ones beside a single file would be two models; and what is the same is not uploaded again."""
+    model = vlm.load(folder, device="cpu")
+    model.push_to_hub("ann/tiny", token="hf_ann", revision="next")
+    assert set(hub.files("ann/tiny")) == {".gitattributes"}
+    before = hub.files("ann/tiny", "next")
+    assert {"model.safetensors", "calibration.json", "tokenizer.json", "README.md"} <= set(before)
+    tiny.family.model.save_pretrained(tmp_path / "sharded", max_shard_size="500KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / "sharded")
+    del hub.log[:]
+    push(tmp_path / "sharded", "ann/tiny", token="hf_ann", revision="next", commit_message="Shards")
+    after = hub.files("ann/tiny", "next")
+    assert "model.safetensors" not in after
+    assert "model.safetensors.index.json" in after
+    assert "calibration.json" not in after  # it was of other weights
+    push(tmp_path / "sharded", "ann/tiny", token="hf_ann", revision="next")
+    assert len([served for served in hub.log if served.method == "PUT"]) == len([n for n in after if "-of-" in n])
+
+
+def test_the_shipped_checkpoint_goes_with_its_card(tmp_path: Path) -> None:
+    files = files_to_push(EMBEDDED, "ann/outfits")
+    assert {"README.md", "results/embedded.json", "results/embedded.png", "calibration.json"} <= set(files)
+    card = files["README.md"]
+    assert isinstance(card, bytes)
+    assert yaml.safe_load(card.decode().split("---")[1])["license"] == "apache-2.0"
+    assert b'model = vlm.load("ann/outfits")' in card
+    measured = files_to_push(EMBEDDED, "ann/outfits", results=files["results/embedded.json"])["README.md"]
+    assert isinstance(measured, bytes)
+    assert "license" not in yaml.safe_load(measured.decode().split("---")[1])  # it may be anybody's
+    assert b"# ann/outfits" in measured
+
+
+def test_wrong_pushes(hub: HubServer, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[1]")
+    cases: list[tuple[Path, str, dict[str, Any], str]] = [
+        (folder, "tiny", {}, "tiny: is no Hub id"),
+        (tmp_path / "absent", "ann/tiny", {}, "no such directory"),
+        (tmp_path, "ann/tiny", {}, "has no config.json"),
+        (folder, "ann/tiny", {"card": tmp_path / "none.md"}, "no such model card"),
+        (folder, "ann/tiny", {"results": tmp_path / "results.json"}, "is not what `vlm eval` writes"),
+    ]
+    for path, name, options, words in cases:
+        with pytest.raises(ValueError, match=words):
+            push(path, name, token="hf_ann", **options)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path)}))
+    with pytest.raises(ValueError, match=r"is an adapter of .*which others do not have; write the Hub id"):
+        push(folder, "ann/tiny", token="hf_ann")
+    assert hub.log == []
+
+
+def test_a_broken_pull_goes_on(hub: HubServer, folder: Path, tmp_path: Path, impatient: None) -> None:
+    hub.add("ann/tiny", folder)
+    hub.cut["model.safetensors"] = [700_000, *[0] * 6]
+    with pytest.raises(ValueError, match="broke off"):
+        pull("ann/tiny", tmp_path / "pulled")
+    assert not (tmp_path / "pulled").exists()
+    del hub.log[:]
+    hub.cut.clear()
+    pull("ann/tiny", tmp_path / "pulled")
+    [rest] = hub.downloads("model.safetensors")
+    assert rest.range == "bytes=700000-"
+    assert not hub.downloads("tokenizer.json")
+    assert sorted(path.name for path in (tmp_path / "pulled").iterdir()) == sorted(p.name for p in folder.iterdir())
+    assert not list(tmp_path.glob(".pulled*"))

@@ -21,6 +21,8 @@ from vlm.token_masks import TokenMasks
 
 __all__ = ["OneLook"]
 
+_READ_NOT_CALLED = ("tokens", r".*self_attention")
+"""Parts whose weights decoding reads itself, so that they have to be numbers as they are."""
 MAX_PROMPT_TOKENS = 512
 """Attention over prompts grows with their length squared; training never comes near this."""
 
@@ -38,6 +40,8 @@ class OneLook:
     def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> OneLook:
         if placing:
             placing["device_map"] = {"": one_device(placing["device_map"], device)}
+            if "quantization_config" in placing:
+                placing["quantization_config"].llm_int8_skip_modules = list(_READ_NOT_CALLED)
         if (path / ADAPTER_FILE).is_file():
             if placing:
                 raise ValueError(
