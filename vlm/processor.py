@@ -52,6 +52,17 @@ def grid_shape(height: int, width: int, budget: int) -> tuple[int, int]:
     return best
 
 
+def resize(image: Image.Image, budget: int, stride: int) -> Image.Image:
+    """To whole tokens of `stride` pixels a side, at most `budget` of them."""
+    rows, columns = grid_shape(image.height, image.width, budget)
+    return image.resize((columns * stride, rows * stride), Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def pixels(image: Image.Image, budget: int, stride: int) -> Tensor:
+    """3 x height x width uint8, resized."""
+    return torch.from_numpy(np.array(resize(image, budget, stride))).permute(2, 0, 1).contiguous()
+
+
 class OneLookProcessor:
     """Everything between people's inputs and the model's tensors.
 
@@ -75,7 +86,10 @@ class OneLookProcessor:
         return cls(load_tokenizer(path), config or OneLookConfig.from_pretrained(str(path)))
 
     def save_pretrained(self, path: str | Path) -> None:
-        self.tokenizer.save_pretrained(str(path))
+        """The tokenizer, and what transformers' AutoProcessor reads beside it."""
+        from vlm.auto import OneLookPromptProcessor
+
+        OneLookPromptProcessor(self.tokenizer, self.patch_budget, self.config.stride).save_pretrained(str(path))
 
     # -- pictures ------------------------------------------------------------------------------------
 
@@ -84,13 +98,11 @@ class OneLookProcessor:
 
     def resize(self, image: Image.Image, budget: int | None = None) -> Image.Image:
         """To whole tokens within the patch budget."""
-        rows, columns = grid_shape(image.height, image.width, budget or self.patch_budget)
-        stride = self.config.stride
-        return image.resize((columns * stride, rows * stride), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        return resize(image, budget or self.patch_budget, self.config.stride)
 
     def pixels(self, image: Image.Image, budget: int | None = None) -> Tensor:
         """3 x height x width uint8 at the patch budget; `normalize` makes the model's floats of it."""
-        return torch.from_numpy(np.array(self.resize(image, budget))).permute(2, 0, 1).contiguous()
+        return pixels(image, budget or self.patch_budget, self.config.stride)
 
     @staticmethod
     def normalize(pixels: Tensor) -> Tensor:

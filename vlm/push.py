@@ -25,6 +25,10 @@ _TAGS = ("vlm", "vision-language-model")
 _PICTURE = re.compile(r"!\[[^\]]*\]\((?!https?://)([^)\s]+)\)")
 
 _SHORT_CARD = """\
+---
+library_name: vlm
+---
+
 # {name}
 
 A checkpoint of the family {family} with {parameters:,} parameters, for the package `vlm`.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,7 +147,7 @@ def test_offline_takes_what_the_cache_has(
         find_checkpoint("someone/other")
 
 
-def test_an_update_that_broke_off_leaves_what_was_there(hub: HubServer, folder: Path) -> None:
+def test_an_update_that_broke_off_leaves_what_was_there(hub: HubServer, folder: Path, impatient: None) -> None:
     hub.add("ann/tiny", folder)
     found = find_checkpoint("ann/tiny")
     hub.add("ann/tiny", {**hub.files("ann/tiny"), "model.safetensors": b"x" * 5_000_000})
@@ -366,7 +369,9 @@ def test_push_and_pull(
     assert repo.private
     assert len(repo.commits) == 2  # one, and the one that the Hub makes
     files = hub.files("ann/new")
-    assert set(files) == {path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors")} | {
+    assert set(files) == {
+        path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")
+    } | {
         "README.md",
         "results/mine.json",
         ".gitattributes",
@@ -452,3 +457,55 @@ def test_a_broken_pull_goes_on(hub: HubServer, folder: Path, tmp_path: Path, imp
     assert not hub.downloads("tokenizer.json")
     assert sorted(path.name for path in (tmp_path / "pulled").iterdir()) == sorted(p.name for p in folder.iterdir())
     assert not list(tmp_path.glob(".pulled*"))
+
+
+# -- all of it, in processes of their own ----------------------------------------------------------------
+
+_DESCRIBE = """\
+import json, sys
+import torch
+import vlm
+torch.set_num_threads(1)
+model = vlm.load(sys.argv[1], revision=sys.argv[2], device="cpu")
+print(json.dumps(model.describe_outfit(sys.argv[3]).to_dict()))
+"""
+
+
+def test_pushed_loaded_elsewhere_and_offline(hub: HubServer, tmp_path: Path) -> None:
+    """The shipped weights: pushed, loaded by id and revision with an empty cache while the line breaks, and offline."""
+    root = Path(vlm.__file__).parent
+    photo = str(root / "demo_person.jpg")
+    sha = vlm.load(EMBEDDED, device="cpu", dtype="auto").push_to_hub("ann/outfits", private=True, token="hf_ann").oid
+    pushed = hub.files("ann/outfits", sha)
+    assert {"README.md", "calibration.json", "processor_config.json", "results/embedded.json"} <= set(pushed)
+    size = len(pushed["model.safetensors"])
+    assert size == pytest.approx((EMBEDDED / "model.safetensors").stat().st_size, rel=0.01)
+
+    def describe(**environment: str) -> Any:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        ours = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", _DESCRIBE, "ann/outfits", sha, photo],
+            env={**kept, **ours, "OMP_NUM_THREADS": "1", **environment},
+            cwd=root.parent,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    hub.cut["model.safetensors"] = [13_000_000]
+    loaded = describe(HF_TOKEN="hf_ann")
+    first, rest = hub.downloads("model.safetensors")
+    assert (first.range, first.sent) == (None, 13_000_000)
+    # The client writes down what came in steps of 10 MiB.
+    assert (rest.range, rest.sent) == ("bytes=10485760-", size - 10_485_760)
+    del hub.log[:]
+    assert describe(HF_HUB_OFFLINE="1") == loaded
+    assert hub.log == []
+    with torch.inference_mode():
+        here = vlm.load(EMBEDDED, device="cpu").describe_outfit(photo).to_dict()
+    assert loaded["summary"] == here["summary"]
+    assert [g["label"] for g in loaded["garments"]] == [g["label"] for g in here["garments"]]
+    assert [g["box"] for g in loaded["garments"]] == [g["box"] for g in here["garments"]]
+    assert [g["score"] for g in loaded["garments"]] == pytest.approx([g["score"] for g in here["garments"]], rel=1e-3)
