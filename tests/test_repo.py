@@ -239,6 +239,7 @@ def test_a_wheel_carries_what_the_packages_read(tmp_path: Path) -> None:
     assert {"vlm/py.typed", "tasks/py.typed"} <= names
     assert {f"vlm/_configs/{name}" for name in configs} <= names
     assert {f"tasks/_configs/{name}" for name in configs if name.startswith("ontology/")} <= names
+    assert {"vlm/_model_cards/embedded.md", "vlm/_model_cards/results/embedded.json"} <= names
     embedded = [path for path in tracked() if path.is_relative_to(ROOT / "vlm" / "embedded")]
     assert {str(path.relative_to(ROOT)) for path in embedded} <= names
     assert not [name for name in names if name.startswith(("tests/", "data/", "configs/"))]

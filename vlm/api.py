@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Out
 from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
 from vlm.calibrate import Calibration
 from vlm.families import Family, Prompt, load_family, make_family, task_form
-from vlm.hub import find_checkpoint
+from vlm.hub import find_checkpoint, require_loadable
 from vlm.images import ImageSource, open_image
+from vlm.placing import load_options, own_dtype
 from vlm.request import EncodedImage, Reply, Request
 
 __all__ = ["VLM", "EncodedImage", "Reply", "Request", "load"]
@@ -64,6 +66,7 @@ class VLM(AdapterMethods):
     def __init__(self, model: Any, processor: Any = None, calibration: Calibration | None = None) -> None:
         self.family: Family = model if processor is None else make_family(model, processor)
         self.calibration = calibration
+        self.source: Path | None = None  # the checkpoint that it was loaded from
 
     # -- checkpoints ---------------------------------------------------------------------------------
 
@@ -74,25 +77,45 @@ class VLM(AdapterMethods):
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
+        load_in_8bit: bool = False,
+        load_in_4bit: bool = False,
         revision: str | None = None,
+        subfolder: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> VLM:
         """Load a checkpoint, whatever its family.
 
         Args:
             name_or_path: None for the embedded checkpoint, a directory, or a Hub id such as "owner/name".
             device: None for the GPU where there is one.
-            dtype: None for float32, in which results do not depend on the batch.
-            revision, token, cache_dir: for the Hub.
+            dtype: None for float32, in which results do not depend on the batch; "auto" for the checkpoint's own.
+            device_map: as accelerate takes it, in place of `device`: "auto", or parts of the model -> device.
+            load_in_8bit, load_in_4bit: with bitsandbytes.
+            revision, subfolder, token, cache_dir, local_files_only: see `vlm.hub.find_checkpoint`.
 
         Raises:
-            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device.
+            ValueError: no such checkpoint, or a damaged one; an unknown dtype or device; bitsandbytes is not there.
         """
-        path = find_checkpoint(name_or_path, revision=revision, token=token, cache_dir=cache_dir)
-        family = load_family(path, device=_device(device), dtype=_dtype(dtype))
+        placing = load_options(device, device_map, load_in_8bit=load_in_8bit, load_in_4bit=load_in_4bit)
+        path = find_checkpoint(
+            name_or_path,
+            revision=revision,
+            subfolder=subfolder,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        require_loadable(path)
+        if dtype == "auto":
+            dtype = own_dtype(path)
+        family = load_family(path, device=_device(device), dtype=_dtype(dtype), **placing)
         file = path / CALIBRATION_FILE
-        return cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
+        model = cls(family, calibration=Calibration.from_json(file) if file.is_file() else None)
+        model.source = path
+        return model
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write model, tokenizer and calibration into a directory that `load` reads.
@@ -110,6 +133,48 @@ class VLM(AdapterMethods):
         self.family.save_pretrained(folder)
         if self.calibration is not None:
             self.calibration.to_json(folder / CALIBRATION_FILE)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        **about: Any,
+    ) -> Any:
+        """Upload model, tokenizer, processor, calibration, model card and results in one commit (see `vlm.push.push`).
+
+        Args:
+            repo_id: "owner/name"; the repository is made where there is none.
+            private: whether it is made private; None for the owner's default.
+            revision: branch, which is made too; None for main.
+            token: None for the one that was logged in with.
+            commit_message: None for "Upload with vlm".
+            **about: `card=`, `results=`, `license=`; what the checkpoint was loaded with goes along where they are
+                not given.
+
+        Returns:
+            huggingface_hub's CommitInfo.
+
+        Raises:
+            ValueError: not logged in, or not allowed to.
+        """
+        from vlm.push import push
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push(
+                folder,
+                repo_id,
+                private=private,
+                revision=revision,
+                token=token,
+                commit_message=commit_message,
+                about=self.source,
+                **about,
+            )
 
     def info(self) -> dict[str, Any]:
         """JSON-ready facts: family, parameters, their bytes in memory, device, dtype, tasks, config."""

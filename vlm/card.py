@@ -10,10 +10,11 @@ from typing import Any
 
 from vlm.atomic import write_text
 from vlm.evaluate import HEADLINES, value_at
+from vlm.shipped import CARDS
 
 __all__ = ["SOURCES", "fill_table", "headline_table", "main_card", "render_card"]
 
-TEMPLATE = Path(__file__).parent.parent / "model_cards" / "template.md"
+TEMPLATE = CARDS / "template.md"
 
 SOURCES: Mapping[str, tuple[str, str]] = {
     "ccp": (

@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm.cli_hub import add_hub_commands
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -144,6 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     calibrate.add_argument("checkpoint", metavar="DIR", help="calibration.json is written into it")
     calibrate.add_argument("--plot", metavar="PNG", help="draw the reliability before and after")
     on_records(calibrate)
+    add_hub_commands(command)
     info = command("info", _info, "tell what a checkpoint is")
     info.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="a directory (default: embedded)")
     info.add_argument("--json", action="store_true", help="print one JSON object")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-__all__ = ["EMBEDDED", "checkpoint_info"]
+__all__ = ["EMBEDDED", "checkpoint_info", "weight_dtypes"]
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The checkpoint that the package ships."""
@@ -37,18 +38,15 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ValueError(f"{folder}: no *.safetensors in it; vlm loads weights from nothing else")
-    parameters, dtypes = 0, set()
-    for file in weights:
-        count, kinds = _read_header(file)
-        parameters += count
-        dtypes |= kinds
+    counts = weight_dtypes(folder)
+    parameters = sum(counts.values())
     facts = _family_facts(folder, config, parameters)
     return {
         "checkpoint": str(folder),
         "family": config.get("model_type", "unknown"),
         **({"vision_tower": config["vision_config"].get("model_type")} if config.get("vision_config") else {}),
         "parameters": parameters,
-        "dtype": ", ".join(sorted(dtypes)),
+        "dtype": ", ".join(sorted(counts)),
         "weights_bytes": sum(file.stat().st_size for file in weights),
         **({"memory_bytes": facts["memory_bytes"]} if "memory_bytes" in facts else {}),
         **{name: config[name] for name in _SIZES if name in config},
@@ -77,11 +75,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_header(file: Path) -> tuple[int, set[str]]:
-    """(number of parameters, dtypes) of one safetensors file."""
-    try:
-        with safe_open(file, framework="np") as tensors:
-            slices = [tensors.get_slice(name) for name in tensors.keys()]  # noqa: SIM118 - not a mapping
-            return sum(math.prod(part.get_shape()) for part in slices), {str(part.get_dtype()) for part in slices}
-    except SafetensorError as error:
-        raise ValueError(f"{file}: is damaged or not a safetensors file: {error}") from error
+def weight_dtypes(folder: Path) -> Counter[str]:
+    """Dtype, as safetensors names it -> number of parameters.
+
+    Raises:
+        ValueError: a damaged weights file.
+    """
+    counts: Counter[str] = Counter()
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    part = tensors.get_slice(name)
+                    counts[str(part.get_dtype())] += math.prod(part.get_shape())
+        except SafetensorError as error:
+            raise ValueError(f"{file}: is damaged or not a safetensors file: {error}") from error
+    return counts

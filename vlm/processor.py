@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,28 @@ def grid_shape(height: int, width: int, budget: int) -> tuple[int, int]:
     return best
 
 
+def resize(image: Image.Image, budget: int, stride: int, size: tuple[int, int] | None = None) -> Image.Image:
+    """To whole tokens of `stride` pixels a side, at most `budget` of them; or to the one `size` (height, width) that a
+    vision encoder takes: the whole picture, stretched, as what a crop cuts off may be the shoes."""
+    if size is None:
+        rows, columns = grid_shape(image.height, image.width, budget)
+        size = rows * stride, columns * stride
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, reducing_gap=2.0)
+
+
+def pixels(image: Image.Image, budget: int, stride: int, size: tuple[int, int] | None = None) -> Tensor:
+    """3 x height x width uint8, resized."""
+    return torch.from_numpy(np.array(resize(image, budget, stride, size))).permute(2, 0, 1).contiguous()
+
+
+def normalize(pixels: Tensor, vision_input: Mapping[str, Any] | None = None) -> Tensor:
+    """uint8 to floats around 0 with about unit spread; with a vision encoder's own mean and spread where given."""
+    if vision_input is None:
+        return (pixels.float() - 127.5) / 64.0
+    mean, std = (torch.tensor(vision_input[name])[:, None, None] for name in ("mean", "std"))
+    return (pixels.float() / 255 - mean) / std
+
+
 class OneLookProcessor:
     """Everything between people's inputs and the model's tensors.
 
@@ -75,7 +97,17 @@ class OneLookProcessor:
         return cls(load_tokenizer(path), config or OneLookConfig.from_pretrained(str(path)))
 
     def save_pretrained(self, path: str | Path) -> None:
-        self.tokenizer.save_pretrained(str(path))
+        """The tokenizer, and what transformers' AutoProcessor reads beside it."""
+        from vlm.auto import OneLookPromptProcessor
+
+        processor = OneLookPromptProcessor(
+            self.tokenizer,
+            self.patch_budget,
+            self.config.stride,
+            image_size=self.config.image_size,
+            vision_input=self.config.vision_input,
+        )
+        processor.save_pretrained(str(path))
 
     # -- pictures ------------------------------------------------------------------------------------
 
@@ -83,29 +115,20 @@ class OneLookProcessor:
         return open_image(source)
 
     def resize(self, image: Image.Image, budget: int | None = None) -> Image.Image:
-        """To whole tokens within the patch budget, or to the one size that the vision encoder takes: the whole picture,
-        stretched, as what a crop cuts off may be the shoes."""
-        if self.config.image_size is not None:
-            height, width = self.config.image_size
-        else:
-            rows, columns = grid_shape(image.height, image.width, budget or self.patch_budget)
-            height, width = rows * self.config.stride, columns * self.config.stride
-        return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        """See `resize`."""
+        return resize(image, budget or self.patch_budget, self.config.stride, self.config.image_size)
 
     def pixels(self, image: Image.Image, budget: int | None = None) -> Tensor:
         """3 x height x width uint8 at the patch budget; `normalize` makes the model's floats of it."""
-        return torch.from_numpy(np.array(self.resize(image, budget))).permute(2, 0, 1).contiguous()
+        return pixels(image, budget or self.patch_budget, self.config.stride, self.config.image_size)
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
         """Rows and columns of image tokens of what `pixels` gave."""
         return pixels.shape[-2] // self.config.stride, pixels.shape[-1] // self.config.stride
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 to floats around 0 with about unit spread; a vision encoder's own mean and spread."""
-        if self.config.vision_input is None:
-            return (pixels.float() - 127.5) / 64.0
-        mean, std = (torch.tensor(self.config.vision_input[name])[:, None, None] for name in ("mean", "std"))
-        return (pixels.float() / 255 - mean) / std
+        """See `normalize`."""
+        return normalize(pixels, self.config.vision_input)
 
     # -- text ----------------------------------------------------------------------------------------
 

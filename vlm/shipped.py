@@ -1,14 +1,17 @@
-"""Where the configs are: at the root of a checkout, and beside the code in an installed package."""
+"""Where configs and model cards are: at the root of a checkout, and beside the code in an installed package."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "CONFIGS", "config_file"]
+__all__ = ["CARDS", "CHECKOUT", "CONFIGS", "config_file"]
 
 CHECKOUT = Path(__file__).parent.parent / "configs"
 CONFIGS = (Path(__file__).parent / "_configs", CHECKOUT)
 """In a wheel, and in a checkout."""
+_CARDS_CHECKOUT = Path(__file__).parent.parent / "model_cards"
+CARDS = _CARDS_CHECKOUT if _CARDS_CHECKOUT.is_dir() else Path(__file__).parent / "_model_cards"
+"""Model cards, the results that they are made of, and the template."""
 
 
 def config_file(name: Path) -> Path:

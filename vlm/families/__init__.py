@@ -81,8 +81,16 @@ class Family(Protocol):
     def __init__(self, model: Any, processor: Any) -> None: ...
 
     @classmethod
-    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
-        """Raises ValueError where `path` is not a whole checkpoint of the family."""
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> Family:
+        """Load a checkpoint.
+
+        Args:
+            placing: `device_map` and `quantization_config` as transformers' from_pretrained takes them, where they
+                were asked for (see `vlm.placing`); the weights then stay where they are put, whatever `device` is.
+
+        Raises:
+            ValueError: `path` is not a whole checkpoint of the family, or it cannot be placed so.
+        """
 
     def save_pretrained(self, path: Path) -> None: ...
 
@@ -95,15 +103,21 @@ class Family(Protocol):
         """(image, prompt, candidates) -> log-probability of every candidate, not bound to a grammar."""
 
 
-def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Family:
+def load_family(path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> Family:
     """The model in a checkpoint directory, by the `model_type` in its config.json.
 
     Raises:
-        ValueError: no or unreadable config.json, or a family that is not known.
+        ValueError: no or unreadable config.json, a family that is not known, or an adapter that is to be placed.
     """
     from vlm.adapters import is_adapter, load_merged
 
-    if is_adapter(path):  # then it is the checkpoint that it belongs to, with the adapter merged into it
+    if is_adapter(path):
+        if placing:
+            raise ValueError(
+                f"{path}: is an adapter, which is merged when loaded; device_map and 8 or 4 bit need a checkpoint: "
+                "load it, save_pretrained, and load that"
+            )
+        # Then it is the checkpoint that it belongs to, with the adapter merged into it.
         return load_merged(path, device=device, dtype=dtype)
     config_path = path / "config.json"
     if not config_path.is_file():
@@ -117,7 +131,7 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype) -> Fami
         family = family_class(model_type)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return family.from_pretrained(path, device=device, dtype=dtype)
+    return family.from_pretrained(path, device=device, dtype=dtype, **placing)
 
 
 def make_family(model: Any, processor: Any) -> Family:

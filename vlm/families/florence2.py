@@ -9,7 +9,6 @@ in its config.json (`"vlm_tasks": ["attributes", "vqa"]`) and is then asked in o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -60,18 +59,12 @@ class Florence2:
     # -- checkpoints ---------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> Florence2:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if "auto_map" in config:
-            raise ValueError(
-                f"{path}: is a Florence-2 that brings its own code (auto_map in its config.json), and no code from a "
-                "checkpoint is run; take the native one, for example florence-community/Florence-2-base-ft"
-            )
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> Florence2:
         if not any(path.glob("*.safetensors")):
             raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
         try:
             model, loading = Florence2ForConditionalGeneration.from_pretrained(
-                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **placing
             )
         except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
             raise ValueError(f"{path}: the weights cannot be read: {error}") from error
@@ -86,7 +79,8 @@ class Florence2:
                 f"{path}: the processor cannot be read ({error}); a checkpoint has preprocessor_config.json, "
                 "processor_config.json and tokenizer.json beside its weights"
             ) from error
-        return cls(model.to(device).eval(), processor)
+        model = model if placing else model.to(device)
+        return cls(model.eval(), processor)
 
     def save_pretrained(self, path: Path) -> None:
         self.model.save_pretrained(str(path))

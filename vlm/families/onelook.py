@@ -15,11 +15,14 @@ from tasks import TASKS
 from vlm.families import Prompt, TaskForm
 from vlm.generate import Generated, Job, generate, score_candidates
 from vlm.model import ImageFeatures, OneLookModel
+from vlm.placing import one_device
 from vlm.processor import OneLookProcessor
 from vlm.token_masks import TokenMasks
 
 __all__ = ["OneLook"]
 
+_READ_NOT_CALLED = ("tokens", r".*self_attention")
+"""Parts whose weights decoding reads itself, so that they have to be numbers as they are."""
 MAX_PROMPT_TOKENS = 512
 """Attention over prompts grows with their length squared; training never comes near this."""
 
@@ -34,12 +37,16 @@ class OneLook:
         self._masks: TokenMasks | None = None
 
     @classmethod
-    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> OneLook:
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> OneLook:
+        if placing:
+            placing["device_map"] = {"": one_device(placing["device_map"], device)}
+            if "quantization_config" in placing:
+                placing["quantization_config"].llm_int8_skip_modules = list(_READ_NOT_CALLED)
         if not any(path.glob("*.safetensors")):
             raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
         try:
             model, loading = OneLookModel.from_pretrained(
-                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **placing
             )
         except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
             raise ValueError(f"{path}: the weights cannot be read: {error}") from error
@@ -47,7 +54,8 @@ class OneLook:
         wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
         if wrong:
             raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
-        return cls(model.to(device).eval(), OneLookProcessor.from_pretrained(path, model.config))
+        model = model if placing else model.to(device)
+        return cls(model.eval(), OneLookProcessor.from_pretrained(path, model.config))
 
     @property
     def tasks(self) -> Mapping[str, TaskForm]:

@@ -386,7 +386,7 @@ def test_save_and_load(florence2: VLM, florence2_folder: Path, tmp_path: Path, p
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
-        (lambda folder, config: config.update(auto_map={"AutoModel": "x.Y"}), "florence-community/Florence-2-base-ft"),
+        (lambda folder, config: config.update(auto_map={"AutoModel": "x.Y"}), "florence-community/Florence-2-base"),
         (lambda folder, config: config.update(vlm_tasks=["ocr"]), "vlm_tasks in config.json has 'ocr'; known: caption"),
         (lambda folder, config: config["text_config"].update(d_model=64), "the weights cannot be read|do not fit"),
         (lambda folder, config: config["text_config"].update(encoder_layers=3), "do not fit config.json"),
