@@ -121,6 +121,11 @@ class Chooser:
         )
 
     def _score_few(self, hidden_ND: Tensor, token_ids: Sequence[Tensor]) -> _Scores:
+        first = token_ids[0]
+        if all(ids is first for ids in token_ids):  # all in one state of one grammar, as when attributes are told
+            ids_U = first.to(self.table_VD.device)
+            logits_NU = F.linear(hidden_ND, self.table_VD[ids_U]).float()
+            return _Scores(logits_NU, ids_U.expand(len(token_ids), -1), None)
         ids_NU = pad_sequence(list(token_ids), batch_first=True, padding_value=-1).to(self.table_VD.device)
         logits_NU = (self.table_VD[ids_NU.clamp(min=0)] @ hidden_ND[:, :, None])[..., 0].float()
         if len({len(ids) for ids in token_ids}) > 1:
