@@ -44,6 +44,7 @@ class _Kind(IntEnum):
     FEW_TOKENS = 0
     LOCATIONS = 1  # and few others
     ALL = 2
+    FORCED = 3  # one token: nothing is to be scored
 
 
 @dataclass
@@ -81,7 +82,11 @@ class Chooser:
         allowed = [None if h.grammar is None else self.masks.allowed_in(h.grammar) for _, h in running]
         kinds = [self._kind(item) for item in allowed]
         found: list[list[Candidate]] = [[] for _ in running]
-        for kind in set(kinds):
+        for n, (item, (search, _)) in enumerate(zip(allowed, running, strict=True)):
+            if _is_forced(item, search):
+                assert item is not None
+                kinds[n], found[n] = _Kind.FORCED, [(item.first, 0.0, 0.0)]
+        for kind in {*kinds} - {_Kind.FORCED}:
             members = [n for n, other in enumerate(kinds) if other is kind]
             part_ND = hidden_ND if len(members) == len(kinds) else hidden_ND[members]
             part = [running[n] for n in members]
@@ -126,6 +131,11 @@ class Chooser:
         )
 
     def _score_few(self, hidden_ND: Tensor, token_ids: Sequence[Tensor]) -> _Scores:
+        first = token_ids[0]
+        if all(ids is first for ids in token_ids):  # all in one state of one grammar, as when attributes are told
+            ids_U = first.to(self.table_VD.device)
+            logits_NU = F.linear(hidden_ND, self.table_VD[ids_U]).float()
+            return _Scores(logits_NU, ids_U.expand(len(token_ids), -1), None)
         ids_NU = pad_sequence(list(token_ids), batch_first=True, padding_value=-1).to(self.table_VD.device)
         logits_NU = (self.table_VD[ids_NU.clamp(min=0)] @ hidden_ND[:, :, None])[..., 0].float()
         if len({len(ids) for ids in token_ids}) > 1:
@@ -223,6 +233,16 @@ class Chooser:
             size = max(1, min(size, int((probabilities > 0).sum())))
             index = int(torch.searchsorted(cumulative[:size], draw * cumulative[size - 1], right=True))
             columns_NK[n, 0] = order[min(index, size - 1)]
+
+
+def _is_forced(allowed: Allowed | None, search: Search) -> bool:
+    """Whether one token may come, which then has all the probability. A third of the steps over attributes are such.
+
+    Sampling draws for it all the same, so that seeds keep their meaning.
+    """
+    if allowed is None or allowed.locations or len(allowed.others) != 1:
+        return False
+    return search.decoding.num_beams == 1 and search.generator is None
 
 
 def _argmax(x_NU: Tensor) -> Tensor:

@@ -68,11 +68,13 @@ class Allowed:
     Attributes:
         mask: V bool.
         others: token ids that are no locations, in rising order; among them eos where the text may end.
+        first: the first of them, -1 where there is none.
         locations: whether a location may come. All of them, or none: `TokenMasks.mask` leaves out swapped corners.
     """
 
     mask: Tensor
     others: Tensor
+    first: int
     locations: bool
 
 
@@ -168,7 +170,8 @@ class TokenMasks:
         if state.state not in states:
             mask = self._walk(state.automaton, state.state)
             others = (mask & (self.location_bins < 0)).nonzero()[:, 0]
-            states[state.state] = Allowed(mask, others, state.automaton.step(state.state, LOCATION) is not None)
+            first = int(others[0]) if len(others) else -1
+            states[state.state] = Allowed(mask, others, first, state.automaton.step(state.state, LOCATION) is not None)
         return states[state.state]
 
     def _walk(self, automaton: Automaton, state: int) -> Tensor:

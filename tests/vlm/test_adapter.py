@@ -123,8 +123,8 @@ def test_merged_it_is_what_was_trained(kind: str, tmp_path: Path, garments: Path
     assert (now - at_first).abs().max() > 0.1
     torch.testing.assert_close(logits(run, merged, batch), now, rtol=0, atol=1e-5 * float(now.abs().max()))
     ours, theirs = trained.step_weights(), merged.step_weights()
-    for one, other in zip(ours.projections, theirs.projections, strict=True):
-        torch.testing.assert_close(one.weight, other.weight, rtol=0, atol=1e-6)
+    for one, other in zip(ours.layers, theirs.layers, strict=True):
+        torch.testing.assert_close(one.project.weight, other.project.weight, rtol=0, atol=1e-6)
     [validated] = [row for row in losses(tmp_path / "run") if "loss" not in row]
     measured = quick_validation(VLM(trained, run.averaged()[1]), run.validation_records)
     assert validated == {"step": 2, **{f"validation/{name}": value for name, value in measured.items()}}

@@ -5,14 +5,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from vlm.model.stepping import QueryKeyValue, SelfCache
 
 ROPE_BASE = 1000.0
 NUM_FREQUENCIES = 10
@@ -172,7 +168,7 @@ class JointLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm layer: over the target so far, over image and own prompt, MLP."""
+    """Pre-norm layer: over the target so far, over image and own prompt, MLP. Token by token: `stepping.LayerStep`."""
 
     def __init__(self, width: int, head_dim: int, mlp_ratio: float, dropout: float, num_layers: int) -> None:
         super().__init__()
@@ -198,29 +194,5 @@ class DecoderLayer(nn.Module):
         normed = self.self_norm(x_BTD)
         key, value = self.self_attention.keys_values(normed, cos_sin)
         x_BTD = x_BTD + self._drop(self.self_attention(normed, key, value, cos_sin, self_mask))
-        return self._after_self_attention(x_BTD, cross, cross_mask)
-
-    def step(
-        self,
-        x_BPD: Tensor,
-        position: int,
-        project: QueryKeyValue,
-        cross: tuple[Tensor, Tensor],
-        cross_mask: Tensor,
-        past: SelfCache,
-    ) -> Tensor:
-        """One new token in each of P slots: a slot is a sequence of its own in self-attention (over its
-        cache) and one query among the row's in cross-attention (over keys that the slots share).
-
-        Args:
-            project: made of this layer's self-attention.
-            cross_mask: True or 0 where a slot may look, False or -inf elsewhere.
-        """
-        query_NH1E, *key_value = project(self.self_norm(x_BPD).flatten(0, 1), position)
-        mixed_NH1E = F.scaled_dot_product_attention(query_NH1E, *past.append(*key_value))
-        x_BPD = x_BPD + self.self_attention.out(mixed_NH1E.reshape(x_BPD.shape))
-        return self._after_self_attention(x_BPD, cross, cross_mask)
-
-    def _after_self_attention(self, x: Tensor, cross: tuple[Tensor, Tensor], cross_mask: Tensor | None) -> Tensor:
-        x = x + self._drop(self.cross_attention(self.cross_norm(x), *cross, None, cross_mask))
-        return x + self._drop(self.mlp(self.mlp_norm(x)))
+        x_BTD = x_BTD + self._drop(self.cross_attention(self.cross_norm(x_BTD), *cross, None, cross_mask))
+        return x_BTD + self._drop(self.mlp(self.mlp_norm(x_BTD)))

@@ -30,7 +30,7 @@ from vlm.model.layers import (
     rotary,
 )
 from vlm.model.masks import IMAGE, PADDING, additive, causal_mask, cross_mask, prompt_mask
-from vlm.model.stepping import DecodeState, QueryKeyValue, SelfCache, StepWeights
+from vlm.model.stepping import DecodeState, LayerStep, SelfCache, StepWeights
 from vlm.model.tower import ConvTower
 from vlm.model.vision import VisionTower
 
@@ -269,9 +269,7 @@ class OneLookModel(PreTrainedModel):
 
     def step_weights(self) -> StepWeights:
         """For `start_decode`; to be made anew when the weights have changed."""
-        return StepWeights(
-            self.tokens.table().detach(), [QueryKeyValue(layer.self_attention) for layer in self.decoder_layers]
-        )
+        return StepWeights(self.tokens.table().detach(), [LayerStep(layer) for layer in self.decoder_layers])
 
     def start_decode(self, memory: Memory, slot_segments_BP: Tensor, weights: StepWeights | None = None) -> DecodeState:
         """Begin P sequences a row; slot p answers the prompt of segment slot_segments[b, p]."""
@@ -291,9 +289,8 @@ class OneLookModel(PreTrainedModel):
     def decode_step(self, token_ids_BP: Tensor, state: DecodeState) -> Tensor:
         """Feed one token to every slot and advance; returns decoder states, B x P x D, ready for `logits`."""
         hidden = self.target_norm(F.embedding(token_ids_BP, state.weights.table_VD))
-        layers = zip(self.decoder_layers, state.weights.projections, state.cross, state.past, strict=True)
-        for layer, project, cross, past in layers:
-            hidden = layer.step(hidden, state.position, project, cross, state.cross_mask, past)
+        for step, cross, past in zip(state.weights.layers, state.cross, state.past, strict=True):
+            hidden = step(hidden, state.position, cross, state.cross_mask, past)
         state.position += 1
         return self.final_norm(hidden)
 

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm.model.layers import Attention, rotary
+from vlm.model.layers import Attention, DecoderLayer, Norm, rotary
 
 
 class SelfCache:
@@ -91,17 +93,64 @@ class QueryKeyValue:
         return query_NHE.unsqueeze(2), key_NHE.unsqueeze(2), projected_N3HE[:, 2].unsqueeze(2)
 
 
+Map = Callable[[Tensor], Tensor]
+
+
+def _linear(linear: nn.Linear) -> Map:
+    """The layer's product; one with an adapter does it itself."""
+    return partial(F.linear, weight=linear.weight.detach()) if type(linear) is nn.Linear else linear
+
+
+def _norm(norm: Norm) -> Map:
+    weight, eps = norm.weight.detach(), norm.eps
+    return lambda x: torch.layer_norm(x, weight.shape, weight.to(x.dtype), None, eps)
+
+
+class LayerStep:
+    """One new token through a decoder layer, in each of P slots: what `DecoderLayer` does, without dropout and without
+    its modules, since calling those takes as long as what they do with so few tokens. It carries no gradients.
+    """
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        cross = layer.cross_attention
+        self.self_norm, self.cross_norm, self.mlp_norm, self.query_norm = map(
+            _norm, (layer.self_norm, layer.cross_norm, layer.mlp_norm, cross.query_norm)
+        )
+        self.project, self.self_out = QueryKeyValue(layer.self_attention), _linear(layer.self_attention.out)
+        self.query, self.out = _linear(cross.query), _linear(cross.out)
+        self.gate_up, self.down = _linear(layer.mlp.gate_up), _linear(layer.mlp.down)
+        self._heads = (cross.num_heads, cross.head_dim)
+
+    def __call__(
+        self, x_BPD: Tensor, position: int, cross: tuple[Tensor, Tensor], cross_mask: Tensor, past: SelfCache
+    ) -> Tensor:
+        """A slot is a sequence of its own in self-attention (over its cache) and one query among the row's in
+        cross-attention (over keys that the slots share).
+
+        Args:
+            cross_mask: True or 0 where a slot may look, False or -inf elsewhere.
+        """
+        query_NH1E, *key_value = self.project(self.self_norm(x_BPD).flatten(0, 1), position)
+        mixed_NH1E = F.scaled_dot_product_attention(query_NH1E, *past.append(*key_value))
+        x_BPD = x_BPD + self.self_out(mixed_NH1E.reshape(x_BPD.shape))
+        query_BPHE = self.query_norm(self.query(self.cross_norm(x_BPD)).unflatten(-1, self._heads))
+        mixed_BHPE = F.scaled_dot_product_attention(query_BPHE.transpose(1, 2), *cross, attn_mask=cross_mask)
+        x_BPD = x_BPD + self.out(mixed_BHPE.transpose(1, 2).flatten(2))
+        gate, up = self.gate_up(self.mlp_norm(x_BPD)).chunk(2, dim=-1)
+        return x_BPD + self.down(F.silu(gate) * up)
+
+
 @dataclass
 class StepWeights:
     """What every step of decoding needs of the weights, put together once (`OneLookModel.step_weights`).
 
     Attributes:
         table_VD: the tied embedding; a third of the time went into making it anew at every step.
-        projections: of every decoder layer's self-attention.
+        layers: the decoder's.
     """
 
     table_VD: Tensor
-    projections: list[QueryKeyValue]
+    layers: list[LayerStep]
 
 
 @dataclass

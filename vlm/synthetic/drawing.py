@@ -29,7 +29,7 @@ from vlm.synthetic.light import LIGHTS, Light
 from vlm.synthetic.paths import ellipse, outline, skia
 from vlm.synthetic.people import draw_person
 from vlm.synthetic.pieces import OTHER, Piece, Sketch
-from vlm.synthetic.render import Camera, MaskCanvas, paint_pieces
+from vlm.synthetic.render import Camera, MaskCanvas, figure_bounds, paint_pieces
 from vlm.synthetic.tops import draw_cape, draw_upper, hem_level
 from vlm.synthetic.wardrobe_scene import Scene, Worn, draw_scene
 from vlm.synthetic.wording import describe_record
@@ -271,23 +271,25 @@ def _photograph(
         [skia.Point(light.side * 30, 0), skia.Point(-light.side * 10, 100)],
         [skia.Color(255, 250, 240, round(18 * light.hard)), skia.Color(10, 8, 20, round(50 + 40 * light.hard))],
     )
+    # Where the figure is not, there is nothing to shade or to soften.
+    part = figure_bounds(camera, pieces)
+    canvas.resetMatrix()
+    canvas.clipRect(skia.Rect.Make(part))
+    canvas.concat(camera.matrix())
     canvas.drawPaint(skia.Paint(Shader=fall, BlendMode=skia.BlendMode.kSrcATop))
-    figure = person.makeImageSnapshot()
+    whole, figure = person.makeImageSnapshot(), person.makeImageSnapshot(part)
     photo = skia.Surface(width, height)
     canvas = photo.getCanvas()
     place, lens = rngs["place"], rngs["lens"]
     zoom = camera.scale * 100 / height
     draw_background(canvas, scene.background, height, width, place, zoom=min(zoom, 1.8))
-    _ground_shadow(canvas, scene, body, camera, light, figure, lens)
+    _ground_shadow(canvas, scene, body, camera, light, whole, lens)
     paint = skia.Paint()
     soft = lens.choice([0.0, 0.0, 0.3, 0.5, 0.8]) * height / 256
     if soft:
         paint.setImageFilter(skia.ImageFilters.Blur(soft, soft, skia.TileMode.kDecal))
-    canvas.drawImage(figure, 0, 0, skia.SamplingOptions(), paint)
-    pixels = (
-        photo.makeImageSnapshot().toarray(colorType=skia.ColorType.kRGBA_8888_ColorType)[..., :3].astype(np.float32)
-    )
-    return _develop(pixels, light, lens)
+    canvas.drawImage(figure, part.left(), part.top(), skia.SamplingOptions(), paint)
+    return _develop(photo.toarray(colorType=skia.ColorType.kRGBA_8888_ColorType), light, lens)
 
 
 def _ground_shadow(
@@ -329,23 +331,35 @@ def _ground_shadow(
     canvas.restore()
 
 
-def _develop(pixels: NDArray[np.float32], light: Light, rng: random.Random) -> Image.Image:
-    """Light's colour, contrast, vignette, sensor noise and JPEG."""
+def _develop(pixels: NDArray[np.uint8], light: Light, rng: random.Random) -> Image.Image:
+    """HxWx4 RGBA -> light's colour, contrast, vignette, sensor noise and JPEG."""
     height, width, _ = pixels.shape
     noise = np.random.default_rng(rng.getrandbits(63))
     gain = light.brightness * rng.uniform(0.88, 1.1)
     tint = np.array([value * rng.uniform(0.98, 1.02) for value in light.tint], dtype=np.float32)
     contrast = rng.uniform(0.88, 1.12)
-    pixels = (pixels - 118) * contrast + 118
-    pixels = pixels * (gain * tint)
+    # One plane a colour, changed in place: with three colours next to each other numpy goes pixel by pixel.
+    planes = np.empty((3, height, width), dtype=np.float32)
+    for colour in range(3):
+        planes[colour] = pixels[..., colour]
+    planes -= 118
+    planes *= contrast
+    planes += 118
+    planes *= (gain * tint)[:, None, None]
     if rng.random() < 0.4:
         y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]
-        pixels *= (1 - np.float32(rng.uniform(0.04, 0.16)) * (x * x + y * y))[..., None]
+        planes *= 1 - np.float32(rng.uniform(0.04, 0.16)) * (x * x + y * y)
     level = rng.choice([1.0, 2.0, 3.5, 6.0])
-    pixels += noise.standard_normal((height, width, 1), dtype=np.float32) * np.float32(level)
-    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    grain = noise.standard_normal((height, width), dtype=np.float32)
+    grain *= np.float32(level)
+    planes += grain
+    np.clip(planes, 0, 255, out=planes)
+    developed = np.empty((height, width, 3), dtype=np.uint8)
+    for colour in range(3):
+        developed[..., colour] = planes[colour].astype(np.uint8)
+    image = Image.fromarray(developed)
     if rng.random() < 0.6:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=rng.randint(45, 92))
-        image = Image.open(buffer).convert("RGB")
+        image = Image.open(buffer, formats=("JPEG",)).convert("RGB")
     return image

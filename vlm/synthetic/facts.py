@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations
+from functools import lru_cache
+from itertools import permutations
 
 from tasks.base import ObjectLabel, Record
 from tasks.boxes import Box
@@ -26,13 +27,15 @@ __all__ = [
     "surely_not_coloured",
 ]
 
+_VAGUE = frozenset({"transparent", "multicolour"})
 UNSAID = (NOT_VISIBLE, "not clear", "none")
 CARRIED = ("bag", "backpack", "clutch")
 _HEAD = ("hat", "cap", "sunglasses", "glasses", "earrings")
 
 
-def _pairs(groups: Iterable[Sequence[str]]) -> frozenset[frozenset[str]]:
-    return frozenset(frozenset(pair) for group in groups for pair in combinations(group, 2))
+def _pairs(groups: Iterable[Sequence[str]]) -> frozenset[tuple[str, str]]:
+    """Every two of a group, in both orders."""
+    return frozenset(pair for group in groups for pair in permutations(group, 2))
 
 
 _NEAR_COLOURS = _pairs(
@@ -97,17 +100,21 @@ def seen(item: ObjectLabel, name: str) -> str | None:
 
 
 def colours(item: ObjectLabel) -> tuple[str, ...]:
-    return tuple(value for value in item.attributes.get("colour", ()) if value not in UNSAID)
+    return _said(item.attributes.get("colour", ()))
+
+
+@lru_cache(maxsize=1024)
+def _said(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(value for value in values if value not in UNSAID)
 
 
 def apart(first: str, second: str) -> bool:
     """Whether nobody takes one colour for the other."""
-    vague = {"transparent", "multicolour"}
-    return first != second and not vague & {first, second} and frozenset((first, second)) not in _NEAR_COLOURS
+    return first != second and not (first in _VAGUE or second in _VAGUE) and (first, second) not in _NEAR_COLOURS
 
 
 def patterns_apart(first: str, second: str) -> bool:
-    return first != second and frozenset((first, second)) not in _NEAR_PATTERNS
+    return first != second and (first, second) not in _NEAR_PATTERNS
 
 
 def surely_coloured(item: ObjectLabel, colour: str) -> bool:
@@ -117,16 +124,20 @@ def surely_coloured(item: ObjectLabel, colour: str) -> bool:
 
 def surely_not_coloured(item: ObjectLabel, colour: str) -> bool:
     """Whether "is it red?" is a plain no: no colour like it, and no print that may hold one."""
-    known = colours(item)
-    few = seen(item, "pattern") in (None, "solid", "textured", "lace") or (
-        seen(item, "pattern") in ("striped", "checked", "polka dot") and len(known) == 2
+    return _all_apart(colours(item), seen(item, "pattern"), colour)
+
+
+@lru_cache(maxsize=16384)
+def _all_apart(known: tuple[str, ...], pattern: str | None, colour: str) -> bool:
+    few = pattern in (None, "solid", "textured", "lace") or (
+        pattern in ("striped", "checked", "polka dot") and len(known) == 2
     )
     return bool(known) and few and all(apart(colour, other) for other in known)
 
 
 def may_be_called(name: str, label: str) -> bool:
     """Whether somebody might call a garment of this label by that name."""
-    return name == label or frozenset((name, label)) in _NEAR_NAMES
+    return name == label or (name, label) in _NEAR_NAMES
 
 
 def kind_of(label: str) -> str:

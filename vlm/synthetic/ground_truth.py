@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from tasks.base import ObjectLabel, Provenance
 from tasks.boxes import Box
@@ -53,8 +54,10 @@ def look(
     The id mask is HxW: 0 background, garment numbers from 1, 250 skin, 251 hair, 252 furniture.
     """
     whole = canvas.pieces(pieces, lambda piece: piece.owner + PART * (piece.part if piece.owner < PART else 0))
-    window = whole[canvas.window]
-    counts = np.bincount(window.ravel(), minlength=256)
+    window = np.ascontiguousarray(whole[canvas.window])
+    counts = np.bincount(window.ravel(), minlength=256).tolist()
+    places = ndimage.find_objects(window, max_label=255)
+    ground = {SKIN: window == SKIN, 0: window == 0}
     tones = None
     if any(fabric.worn.attributes["pattern"] == ("colour block",) for fabric in fabrics.values()):
         tones = canvas.pieces(pieces, lambda piece: 2 if piece.second else 1)[canvas.window]
@@ -62,11 +65,12 @@ def look(
     for owner in fabrics:
         mine = [piece for piece in pieces if piece.owner == owner]
         alone = canvas.pieces(mine, lambda _: 1)
-        total = int(alone.sum())
-        pixels = int(counts[owner] + counts[owner + PART])
-        shown = (window == owner) | (window == owner + PART)
-        boxes = [_box(window == owner + PART * part) for part in (0, 1)]
-        halves = tuple(box for box in boxes if box is not None)
+        total = _count(alone)
+        pixels = counts[owner] + counts[owner + PART]
+        shown = window == owner
+        if counts[owner + PART]:
+            shown |= window == owner + PART
+        halves = tuple(_box(place) for place in (places[owner - 1], places[owner + PART - 1]) if place is not None)
         second = 0.0
         if tones is not None and pixels:
             second = float(((tones == 2) & shown).sum() / pixels)
@@ -74,42 +78,60 @@ def look(
         for probe in probes:
             if probe.owner == owner:
                 shows[probe.attribute] = shows.get(probe.attribute, False) or _shows(
-                    canvas, probe, alone, window, shown
+                    canvas, probe, alone, shown, ground
                 )
         found[owner] = Seen(
             pixels=pixels,
             fraction=pixels / total if total else 0.0,
-            box=_box(shown),
+            box=_around(halves),
             parts=halves if len(halves) > 1 else (),
             shows=shows,
             second=second,
         )
-    parts = (window > PART) & (window < SKIN)
-    return np.where(parts, window - PART, window).astype(np.uint8), found
+    if any(counts[PART + 1 : SKIN]):
+        np.subtract(window, PART, out=window, where=(window > PART) & (window < SKIN))
+    return window, found
 
 
-def _shows(canvas: MaskCanvas, probe: Probe, alone: Bytes, window: Bytes, shown: NDArray[np.bool_]) -> bool:
+def _shows(
+    canvas: MaskCanvas, probe: Probe, alone: Bytes, shown: NDArray[np.bool_], ground: Mapping[int, NDArray[np.bool_]]
+) -> bool:
+    """`shown`: where the image shows the garment; `ground`: where it shows skin (SKIN) and nothing (0)."""
     place = canvas.region(probe.path)
     own = place & alone
-    inside = own[canvas.window].astype(bool)
+    inside = own[canvas.window].view(np.bool_)
     # Before the cloth at a shoulder without a sleeve hangs the bare arm: that is what is to be seen there.
     bare = probe.skin and probe.attribute == "sleeve"
-    total, seen = int(own.sum()), int((inside & (shown | (window == SKIN) if bare else shown)).sum())
+    total, seen = _count(own), _count(inside & (shown | ground[SKIN] if bare else shown))
     if probe.own:
         return total > 0 and seen >= max(1, probe.share * total)
     if total and seen < 0.35 * total:
         return False
-    everything = int(place.sum())
+    everything = _count(place)
     # Bare skin, or nothing at all where nobody wears it: no other garment lies there.
-    clear = shown | (window == SKIN) | (window == 0) if probe.skin else shown
-    return everything > 0 and int((place[canvas.window].astype(bool) & clear).sum()) >= probe.share * everything
+    clear = shown | ground[SKIN] | ground[0] if probe.skin else shown
+    return everything > 0 and _count(place[canvas.window].view(np.bool_) & clear) >= probe.share * everything
 
 
-def _box(mask: NDArray[np.bool_]) -> Box | None:
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if not len(rows):
+def _count(mask: NDArray[np.uint8] | NDArray[np.bool_]) -> int:
+    """Ones of a mask of zeros and ones; numpy counts bytes as truth values ten times faster than it adds them."""
+    return int(np.count_nonzero(mask.view(np.bool_)))
+
+
+def _box(place: tuple[slice, slice]) -> Box:
+    rows, columns = place
+    return Box(float(columns.start), float(rows.start), float(columns.stop), float(rows.stop))
+
+
+def _around(boxes: Sequence[Box]) -> Box | None:
+    if not boxes:
         return None
-    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+    return Box(
+        min(box.x1 for box in boxes),
+        min(box.y1 for box in boxes),
+        max(box.x2 for box in boxes),
+        max(box.y2 for box in boxes),
+    )
 
 
 def label_objects(

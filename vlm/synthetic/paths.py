@@ -36,19 +36,19 @@ def along(points: Sequence[Point], at: float) -> Point:
 
 def _curve(path: Path, points: Sequence[Point], tension: float = 1 / 6) -> None:
     """Catmull-Rom through the points; the path already stands at the first one."""
-    last = len(points) - 1
-    for index in range(last):
-        before = points[index - 1] if index else points[0]
-        here, there = points[index], points[index + 1]
-        after = points[index + 2] if index + 2 <= last else there
-        path.cubicTo(
-            here[0] + (there[0] - before[0]) * tension,
-            here[1] + (there[1] - before[1]) * tension,
-            there[0] - (after[0] - here[0]) * tension,
-            there[1] - (after[1] - here[1]) * tension,
-            there[0],
-            there[1],
+    (before_x, before_y), (x, y) = points[0], points[1]
+    here_x, here_y = before_x, before_y
+    to = path.cubicTo
+    for after_x, after_y in (*points[2:], points[-1]):
+        to(
+            here_x + (x - before_x) * tension,
+            here_y + (y - before_y) * tension,
+            x - (after_x - here_x) * tension,
+            y - (after_y - here_y) * tension,
+            x,
+            y,
         )
+        before_x, before_y, here_x, here_y, x, y = here_x, here_y, x, y, after_x, after_y
 
 
 def outline(*segments: Sequence[Point], closed: bool = True) -> Path:

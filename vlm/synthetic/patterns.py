@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlm.synthetic.paths import Point, circle, ellipse, outline, polygon, skia, smooth
 from vlm.synthetic.pieces import Colour
@@ -35,10 +36,15 @@ def tile(
     size = _PATTERNS[pattern](canvas, colours, rng) * (0.55 if small else 1.0)
     image = surface.makeImageSnapshot()
     pixels = image.toarray(colorType=skia.ColorType.kRGBA_8888_ColorType)
-    goals = np.array(colours, dtype=np.int32)
-    near = np.abs(pixels[..., None, :3].astype(np.int32) - goals).sum(-1).argmin(-1)
-    shares = [float((near == index).mean()) for index in range(len(colours))]
-    return image.withDefaultMipmaps(), size, shares
+    return image.withDefaultMipmaps(), size, _shares(pixels, colours)
+
+
+def _shares(pixels: NDArray[np.uint8], colours: Sequence[Colour]) -> list[float]:
+    """Of how much of the pixels each colour is the nearest, the first of equals."""
+    channels = pixels.reshape(-1, 4).T[:3].astype(np.int16)
+    away = [sum(np.abs(channel - goal) for channel, goal in zip(channels, colour, strict=True)) for colour in colours]
+    nearest = np.argmin(away, axis=0)
+    return [count / nearest.size for count in np.bincount(nearest, minlength=len(colours)).tolist()]
 
 
 def _argb(colour: Colour, alpha: float = 1.0) -> int:

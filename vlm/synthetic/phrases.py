@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from tasks.base import ObjectLabel
@@ -22,7 +22,7 @@ from vlm.synthetic.facts import (
     surely_not_coloured,
 )
 
-__all__ = ["ADJECTIVES", "HAS", "LENGTHS", "MATERIALS", "MOST_PHRASES", "phrases", "with_phrases"]
+__all__ = ["ADJECTIVES", "HAS", "LENGTHS", "MATERIALS", "MOST_PHRASES", "Phrase", "phrases", "with_phrases"]
 
 MOST_PHRASES = 4
 """Most phrases of one garment."""
@@ -45,19 +45,25 @@ _SLEEVE_ORDER = ("sleeveless", "short", "elbow", "three-quarter", "long")
 _LENGTH_ORDER = ("cropped", "hip", "thigh", "mini", "above knee", "knee", "midi", "maxi", "full")
 MATERIALS = {"leather": "leather", "denim": "denim", "fur": "fur", "knit": "knitted", "straw": "straw"}
 
+Phrase = tuple[str, tuple[int, ...]]
+"""Words, and the numbers of the objects that they mean."""
 Test = Callable[[ObjectLabel], bool | None]
 """Whether a phrase fits a garment: surely, surely not, or None where one may dispute it."""
 
 
-def with_phrases(objects: Sequence[ObjectLabel], rng: random.Random, *, worn: bool = True) -> tuple[ObjectLabel, ...]:
+def with_phrases(
+    objects: Sequence[ObjectLabel], rng: random.Random, *, worn: bool = True, known: Iterable[Phrase] | None = None
+) -> tuple[ObjectLabel, ...]:
     """The objects, those without phrases with up to MOST_PHRASES drawn ones.
 
     A phrase that one of them means goes to every object that it means, or to none. `worn`: someone wears them.
+    `known`: their `phrases`, where they were found already.
     """
     if any(item.phrases for item in objects):
         return tuple(objects)  # others' phrases and ours could mean different things by the same words
     chosen: list[list[str]] = [[] for _ in objects]
-    found = [(phrase, meant) for phrase, meant in phrases(objects) if worn or not phrase.startswith("what is worn")]
+    known = phrases(objects) if known is None else known
+    found = [(phrase, meant) for phrase, meant in known if worn or not phrase.startswith("what is worn")]
     # Short ones and those that need a look at the others, in equal measure.
     rng.shuffle(found)
     for phrase, meant in found:
@@ -67,17 +73,23 @@ def with_phrases(objects: Sequence[ObjectLabel], rng: random.Random, *, worn: bo
     return tuple(replace(item, phrases=tuple(said)) for item, said in zip(objects, chosen, strict=True))
 
 
-def phrases(objects: Sequence[ObjectLabel]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def phrases(objects: Sequence[ObjectLabel]) -> Iterator[Phrase]:
     """Phrases and the numbers of all the objects that each means; none that may be understood in two ways."""
     seen_before = set()
     for phrase, test in _candidates(objects):
         if phrase in seen_before:
             continue
         seen_before.add(phrase)
-        fits = [test(item) for item in objects]
-        several = phrase.endswith((" clothes", " bags"))
-        if None not in fits and sum(map(bool, fits)) > several:
-            yield phrase, tuple(number for number, fit in enumerate(fits) if fit)
+        meant = []
+        for number, item in enumerate(objects):
+            fits = test(item)
+            if fits is None:
+                break
+            if fits:
+                meant.append(number)
+        else:
+            if len(meant) > phrase.endswith((" clothes", " bags")):
+                yield phrase, tuple(meant)
     yield from _sides(objects)
 
 
@@ -130,7 +142,7 @@ def _layers(item: ObjectLabel, objects: Sequence[ObjectLabel]) -> Iterator[tuple
             yield f"the {item.label} over the {outer.label}", _both(_named(item.label), _over(outer))
 
 
-def _sides(objects: Sequence[ObjectLabel]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _sides(objects: Sequence[ObjectLabel]) -> Iterator[Phrase]:
     """ "the bag on the left", where there are two bags side by side."""
     for label in dict.fromkeys(item.label for item in objects):
         alike = [number for number, item in enumerate(objects) if item.label == label]
@@ -152,11 +164,16 @@ def _sides(objects: Sequence[ObjectLabel]) -> Iterator[tuple[str, tuple[int, ...
 def _both(*tests: Test) -> Test:
     """All of them: one that surely fails settles it."""
 
-    def test(item: ObjectLabel) -> bool | None:
-        results = [test(item) for test in tests]
-        return False if False in results else None if None in results else True
+    def every(item: ObjectLabel) -> bool | None:
+        sure = True
+        for test in tests:
+            fits = test(item)
+            if fits is False:
+                return False
+            sure = sure and fits is not None
+        return True if sure else None
 
-    return test
+    return every
 
 
 def _named(label: str) -> Test:

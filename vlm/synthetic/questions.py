@@ -21,7 +21,7 @@ from vlm.synthetic.facts import (
     surely_not_coloured,
 )
 from vlm.synthetic.nouns import plural_of
-from vlm.synthetic.phrases import ADJECTIVES, HAS
+from vlm.synthetic.phrases import ADJECTIVES, HAS, Phrase
 from vlm.synthetic.scene import Scene, a, be, do
 
 __all__ = ["NUM_QUESTIONS", "questions"]
@@ -40,14 +40,15 @@ Asked = tuple[str, str]
 Ask = Callable[[Scene, random.Random], Iterable[Asked]]
 
 
-def questions(record: Record, rng: random.Random) -> tuple[QA, ...]:
+def questions(record: Record, rng: random.Random, known: Iterable[Phrase] | None = None) -> tuple[QA, ...]:
     """Up to NUM_QUESTIONS of different kinds; where both "yes" and "no" are to be had, each is as likely.
 
     Args:
         record: with `objects_complete`.
         rng: draws kinds, wordings and answers.
+        known: what `phrases` finds for the record's objects, where it was found already.
     """
-    scene = Scene(record)
+    scene = Scene(record, known)
     chosen: dict[str, str] = {}
     pools: dict[str, list[Asked]] = {}
     kinds = [*KINDS, *(["attribute"] * (NUM_ATTRIBUTES - 1))]

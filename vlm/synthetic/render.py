@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from vlm.synthetic.light import Light
 from vlm.synthetic.paths import Path, skia
 from vlm.synthetic.pieces import SKIN, Piece
 
-__all__ = ["PART", "Camera", "MaskCanvas", "paint_pieces"]
+__all__ = ["PART", "Camera", "MaskCanvas", "figure_bounds", "paint_pieces"]
 
 PART = 100
 """Added in masks to the owner of the second of a pair."""
@@ -67,72 +67,151 @@ _ATOP = skia.BlendMode.kSrcATop
 _OVER = skia.BlendMode.kSrcOver
 
 
+def figure_bounds(camera: Camera, pieces: Iterable[Piece]) -> Any:
+    """The part of the image, a skia.IRect, outside of which the pieces leave nothing; a corner's pixel at the least."""
+    bounds, grow = skia.Rect.MakeEmpty(), 0.0
+    for piece in pieces:
+        if piece.owner:
+            bounds.join(piece.path.getBounds())
+            grow = max(grow, piece.stroke + 3 * piece.blur)
+    bounds.outset(grow, grow)
+    height, width = camera.size
+    part = camera.matrix().mapRect(bounds).makeOutset(2, 2).roundOut()
+    return part if part.intersect(skia.IRect.MakeWH(width, height)) else skia.IRect.MakeWH(1, 1)
+
+
 def paint_pieces(
     canvas: Any, pieces: Iterable[Piece], fabrics: Mapping[int, Fabric], light: Light, rng: random.Random
 ) -> None:
     """Paint in order onto an empty transparent canvas that is already scaled to units."""
     shifts = {owner: (rng.uniform(0, 40), rng.uniform(0, 40)) for owner in fabrics}
-    for piece in _clipped(canvas, pieces, smooth=True):
+    clip, brushes, painted = _Clip(canvas), _Brushes(light), _Painted(canvas)
+    for piece in pieces:
         fabric = fabrics.get(piece.owner)
-        if piece.owner and piece.shadow > 0:
-            _shadow(canvas, piece, light)
-        _fill(canvas, piece, fabric, shifts.get(piece.owner, (0.0, 0.0)))
-        if piece.owner and not piece.stroke:
-            _round(canvas, piece, fabric, light, shifts.get(piece.owner, (0.0, 0.0)))
+        if not piece.owner:
+            if piece.inside is None or painted.may_show(piece.inside):
+                clip.to(piece.inside)
+                canvas.drawPath(piece.path, brushes.cloth(piece, fabric, shifts))
+            continue
+        if not painted.may_show(piece.path, piece.stroke + 3 * piece.blur):
+            continue
+        clip.to(piece.inside)
+        if piece.shadow > 0 and painted.any_below(piece):
+            _shadow(canvas, piece, brushes, light)
+        canvas.drawPath(piece.path, brushes.cloth(piece, fabric, shifts))
+        painted.add(piece)
+        if not piece.stroke:
+            _round(canvas, piece, fabric, light, shifts.get(piece.owner, (0.0, 0.0)), clip, brushes)
+    clip.to(None)
 
 
-def _clipped(canvas: Any, pieces: Iterable[Piece], *, smooth: bool) -> Iterator[Piece]:
-    """The pieces, each while the canvas is clipped to what it lies inside.
+class _Clip:
+    """What a canvas is clipped to.
 
     Neighbours inside the same path share the clip: a garment's folds and buttons come one after the other, and setting
     a clip costs more than drawing one of them.
     """
-    inside: Path | None = None
-    for piece in pieces:
-        if piece.inside is not inside:
-            if inside is not None:
-                canvas.restore()
-            inside = piece.inside
-            if inside is not None:
-                canvas.save()
-                canvas.clipPath(inside, skia.ClipOp.kIntersect, smooth)
-        yield piece
-    if inside is not None:
-        canvas.restore()
+
+    def __init__(self, canvas: Any, *, smooth: bool = True) -> None:
+        self._canvas, self._smooth = canvas, smooth
+        self._path: Path | None = None
+
+    def to(self, path: Path | None) -> None:
+        if path is self._path:
+            return
+        if self._path is not None:
+            self._canvas.restore()
+        self._path = path
+        if path is not None:
+            self._canvas.save()
+            self._canvas.clipPath(path, skia.ClipOp.kIntersect, self._smooth)
 
 
-def _shadow(canvas: Any, piece: Piece, light: Light) -> None:
-    """What the piece darkens around it, on the person only."""
-    soft = 0.9 if not piece.stroke else 0.4
-    paint = skia.Paint(
-        AntiAlias=True,
-        Color=_argb((8, 6, 12), piece.shadow * (0.55 + 0.6 * light.hard)),
-        MaskFilter=_blur(soft),
-        BlendMode=_ATOP,
+class _Painted:
+    """What can be seen of a canvas, and where something is on it already."""
+
+    _SPREAD = 5.0
+    """Units; a shadow is moved by 0.9 at the most and reaches three times its softness of 0.9 beyond the path."""
+
+    def __init__(self, canvas: Any) -> None:
+        self._window = _edges(canvas.getLocalClipBounds())
+        self._boxes: list[_Edges] = []
+
+    def may_show(self, path: Path, more: float = 0.0) -> bool:
+        """Whether the path, its shadow or what reaches `more` units beyond it may lie in the image."""
+        return _near(_edges(path.getBounds()), self._window, self._SPREAD + more)
+
+    def any_below(self, piece: Piece) -> bool:
+        """Whether the piece's shadow may fall on something."""
+        edges = _edges(piece.path.getBounds())
+        return any(_near(edges, box, self._SPREAD + piece.stroke) for box in self._boxes)
+
+    def add(self, piece: Piece) -> None:
+        left, top, right, low = _edges(piece.path.getBounds())
+        grow = piece.stroke + 3 * piece.blur + 1.0
+        self._boxes.append((left - grow, top - grow, right + grow, low + grow))
+
+
+_Edges = tuple[float, float, float, float]
+
+
+def _edges(rect: Any) -> _Edges:
+    return rect.left(), rect.top(), rect.right(), rect.bottom()
+
+
+def _near(first: _Edges, second: _Edges, distance: float) -> bool:
+    return (
+        first[0] - distance < second[2]
+        and second[0] < first[2] + distance
+        and first[1] - distance < second[3]
+        and second[1] < first[3] + distance
     )
-    if piece.stroke:
-        paint.setStyle(skia.Paint.kStroke_Style)
-        paint.setStrokeWidth(piece.stroke)
-    canvas.save()
-    canvas.translate(-light.side * 0.9, 0.7)
-    canvas.drawPath(piece.path, paint)
-    canvas.restore()
 
 
-def _fill(canvas: Any, piece: Piece, fabric: Fabric | None, shift: tuple[float, float]) -> None:
-    mode = _ATOP if piece.owner == 0 else _OVER
-    if piece.colour is not None:
-        paint = skia.Paint(AntiAlias=True, BlendMode=mode, Color=_argb(piece.colour, piece.alpha))
-    else:
-        assert fabric is not None
-        alpha = fabric.alpha * piece.alpha
-        if fabric.tile is not None and not piece.second:
-            # Given to the constructor: setShader would copy the tile through its encoded form, 2 ms each time.
-            tiles = shader(fabric.tile, fabric.tile_size, piece.angle, shift)
-            paint = skia.Paint(AntiAlias=True, BlendMode=mode, Shader=tiles, Alphaf=alpha)
+class _Brushes:
+    """Paints that are made once and changed from piece to piece: making one costs as much as a small path."""
+
+    def __init__(self, light: Light) -> None:
+        stroke: dict[str, Any] = {
+            "Style": skia.Paint.kStroke_Style,
+            "StrokeCap": skia.Paint.kRound_Cap,
+            "StrokeJoin": skia.Paint.kRound_Join,
+        }
+        # One that blurs cannot be made one that does not, so there are two of each.
+        self._area, self._line = (
+            {soft: skia.Paint(AntiAlias=True, **style) for soft in (False, True)} for style in ({}, stroke)
+        )
+        self.shadow = skia.Paint(AntiAlias=True, BlendMode=_ATOP)
+        edge = {"Style": skia.Paint.kStroke_Style, "StrokeWidth": 1.7, "MaskFilter": _blur(0.8)}
+        alpha = 0.16 + 0.14 * light.hard
+        self.dusk = skia.Paint(AntiAlias=True, BlendMode=_ATOP, Color=_argb(_DUSK, alpha), **edge)
+        self.blood = skia.Paint(AntiAlias=True, BlendMode=_ATOP, Color=_argb(_BLOOD, alpha), **edge)
+
+    def cloth(self, piece: Piece, fabric: Fabric | None, shifts: Mapping[int, tuple[float, float]]) -> Any:
+        """What a piece is filled with."""
+        kinds = self._line if piece.stroke else self._area
+        if piece.colour is not None:
+            paint = kinds[piece.blur > 0]
+            paint.setColor(_argb(piece.colour, piece.alpha))
         else:
-            colour = _argb(fabric.colours[1 if piece.second else 0], alpha)
-            paint = skia.Paint(AntiAlias=True, BlendMode=mode, Color=colour)
+            assert fabric is not None
+            alpha = fabric.alpha * piece.alpha
+            if fabric.tile is not None and not piece.second:
+                return _tiled(piece, fabric, alpha, shifts.get(piece.owner, (0.0, 0.0)))
+            paint = kinds[piece.blur > 0]
+            paint.setColor(_argb(fabric.colours[1 if piece.second else 0], alpha))
+        paint.setBlendMode(_OVER if piece.owner else _ATOP)
+        if piece.stroke:
+            paint.setStrokeWidth(piece.stroke)
+        if piece.blur:
+            paint.setMaskFilter(_blur(piece.blur))
+        return paint
+
+
+def _tiled(piece: Piece, fabric: Fabric, alpha: float, shift: tuple[float, float]) -> Any:
+    # Given to the constructor: setShader would copy the tile through its encoded form, 2 ms each time.
+    tiles = shader(fabric.tile, fabric.tile_size, piece.angle, shift)
+    paint = skia.Paint(AntiAlias=True, BlendMode=_OVER, Shader=tiles, Alphaf=alpha)
     if piece.stroke:
         paint.setStyle(skia.Paint.kStroke_Style)
         paint.setStrokeWidth(piece.stroke)
@@ -140,16 +219,41 @@ def _fill(canvas: Any, piece: Piece, fabric: Fabric | None, shift: tuple[float, 
         paint.setStrokeJoin(skia.Paint.kRound_Join)
     if piece.blur:
         paint.setMaskFilter(_blur(piece.blur))
+    return paint
+
+
+def _shadow(canvas: Any, piece: Piece, brushes: _Brushes, light: Light) -> None:
+    """What the piece darkens around it, on the person only."""
+    paint = brushes.shadow
+    paint.setColor(_argb((8, 6, 12), piece.shadow * (0.55 + 0.6 * light.hard)))
+    paint.setMaskFilter(_blur(0.9 if not piece.stroke else 0.4))
+    paint.setStyle(skia.Paint.kStroke_Style if piece.stroke else skia.Paint.kFill_Style)
+    if piece.stroke:
+        paint.setStrokeWidth(piece.stroke)
+    canvas.save()
+    canvas.translate(-light.side * 0.9, 0.7)
     canvas.drawPath(piece.path, paint)
+    canvas.restore()
 
 
-def _round(canvas: Any, piece: Piece, fabric: Fabric | None, light: Light, shift: tuple[float, float]) -> None:
+def _round(
+    canvas: Any,
+    piece: Piece,
+    fabric: Fabric | None,
+    light: Light,
+    shift: tuple[float, float],
+    clip: _Clip,
+    brushes: _Brushes,
+) -> None:
     """Grain, the roundness of what lies below, and dark edges."""
     bounds = piece.path.getBounds()
     if bounds.width() * bounds.height() < 3:
         return
-    canvas.save()
-    canvas.clipPath(piece.path, skia.ClipOp.kIntersect, True)
+    if piece.inside is None:
+        clip.to(piece.path)  # left so: folds inside it come next
+    else:
+        canvas.save()
+        canvas.clipPath(piece.path, skia.ClipOp.kIntersect, True)
     gloss = 0.12
     if fabric is not None and not piece.plain:
         gloss = fabric.gloss
@@ -160,13 +264,9 @@ def _round(canvas: Any, piece: Piece, fabric: Fabric | None, light: Light, shift
             )
     if piece.axis is not None:
         _gradient(canvas, piece, light, gloss)
-    edge = skia.Paint(
-        AntiAlias=True, Style=skia.Paint.kStroke_Style, StrokeWidth=1.7,
-            Color=_argb(_BLOOD if piece.owner == SKIN else _DUSK, 0.16 + 0.14 * light.hard),
-        MaskFilter=_blur(0.8), BlendMode=_ATOP,
-    )  # fmt: skip
-    canvas.drawPath(piece.path, edge)
-    canvas.restore()
+    canvas.drawPath(piece.path, brushes.blood if piece.owner == SKIN else brushes.dusk)
+    if piece.inside is not None:
+        canvas.restore()
 
 
 def _gradient(canvas: Any, piece: Piece, light: Light, gloss: float) -> None:
@@ -229,13 +329,24 @@ class MaskCanvas:
         self._surface = skia.Surface.MakeRasterDirect(info, self._pixels, self.shape[1])
         self._canvas = self._surface.getCanvas()
         self._canvas.setMatrix(self.matrix)
+        self._area = skia.Paint(AntiAlias=False, BlendMode=skia.BlendMode.kSrc)
+        self._line = skia.Paint(
+            AntiAlias=False,
+            BlendMode=skia.BlendMode.kSrc,
+            Style=skia.Paint.kStroke_Style,
+            StrokeCap=skia.Paint.kRound_Cap,
+            StrokeJoin=skia.Paint.kRound_Join,
+        )
 
     def pieces(self, pieces: Iterable[Piece], value: Any) -> Mask:
         """A mask in painter's order; `value` says what a piece writes (1..255)."""
         self._canvas.clear(0)
-        owned = (piece for piece in pieces if piece.owner)
-        for piece in _clipped(self._canvas, owned, smooth=False):
-            self._draw(piece.path, value(piece), piece.stroke)
+        clip = _Clip(self._canvas, smooth=False)
+        for piece in pieces:
+            if piece.owner:
+                clip.to(piece.inside)
+                self._draw(piece.path, value(piece), piece.stroke)
+        clip.to(None)
         return self._pixels.copy()
 
     def region(self, path: Path) -> Mask:
@@ -245,10 +356,8 @@ class MaskCanvas:
         return self._pixels.copy()
 
     def _draw(self, path: Path, value: int, stroke: float) -> None:
-        paint = skia.Paint(AntiAlias=False, Color=skia.Color(0, 0, 0, value), BlendMode=skia.BlendMode.kSrc)
+        paint = self._line if stroke else self._area
+        paint.setColor(value << 24)
         if stroke:
-            paint.setStyle(skia.Paint.kStroke_Style)
             paint.setStrokeWidth(stroke)
-            paint.setStrokeCap(skia.Paint.kRound_Cap)
-            paint.setStrokeJoin(skia.Paint.kRound_Join)
         self._canvas.drawPath(path, paint)

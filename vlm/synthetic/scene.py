@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from tasks.base import ObjectLabel, Record
 from tasks.ontology import default_ontology
 from tasks.readers.wording import article, is_plural
 from vlm.synthetic.facts import hidden, is_flat
-from vlm.synthetic.phrases import ADJECTIVES, LENGTHS, MATERIALS, phrases
+from vlm.synthetic.phrases import ADJECTIVES, LENGTHS, MATERIALS, Phrase, phrases
 
 __all__ = ["Scene", "a", "be", "do"]
 
@@ -21,17 +21,20 @@ _OTHER_WORDS = 0.2
 class Scene:
     """What can be asked about, and by which words."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, known: Iterable[Phrase] | None = None) -> None:
+        """`known`: what `phrases` finds for the record's objects, where it was found already."""
         self.objects = record.objects
         self.crop = record.groups.get("crop")
         self.flat = is_flat(record)
         self.hidden = frozenset(hidden(record))
         self.labels = [item.label for item in self.objects]
+        self._numbers = {id(item): number for number, item in enumerate(self.objects)}
         self.height, self.width = record.image_size
         self._phrases: list[list[str]] = [[] for _ in self.objects]
-        for phrase, meant in phrases(self.objects):
+        for phrase, meant in phrases(self.objects) if known is None else known:
             if len(meant) == 1 and phrase.startswith("the "):
                 self._phrases[meant[0]].append(phrase)
+        self._telling: dict[tuple[int, str], list[str]] = {}
 
     def the(self, item: ObjectLabel, rng: random.Random, *, without: str = "") -> str | None:
         """ "the bag", "the red bag" or "the bag on the left"; None where no words mean this one alone.
@@ -41,12 +44,14 @@ class Scene:
             rng: draws between the ways.
             without: an attribute that the words must not tell.
         """
-        number = next(number for number, other in enumerate(self.objects) if other is item)
-        words = [
-            phrase
-            for phrase in self._phrases[number]
-            if re.search(rf"\b{item.label}\b", phrase) and not _tells(phrase, without)
-        ]
+        number = self._numbers[id(item)]
+        words = self._telling.get((number, without))
+        if words is None:
+            words = self._telling[number, without] = [
+                phrase
+                for phrase in self._phrases[number]
+                if re.search(rf"\b{item.label}\b", phrase) and not _tells(phrase, without)
+            ]
         if self.labels.count(item.label) == 1 and not (words and rng.random() < _OTHER_WORDS):
             return f"the {item.label}"
         return rng.choice(words) if words else None

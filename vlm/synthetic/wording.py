@@ -13,7 +13,7 @@ from tasks.base import ObjectLabel, Record, TextLabel
 from tasks.readers.wording import join
 from vlm.synthetic.facts import CARRIED, colours, footwear, goes_over, is_flat, kind_of, seen
 from vlm.synthetic.nouns import Noun, noun
-from vlm.synthetic.phrases import with_phrases
+from vlm.synthetic.phrases import phrases, with_phrases
 from vlm.synthetic.questions import questions
 
 __all__ = ["MAX_WORDS", "describe_record"]
@@ -59,10 +59,10 @@ def describe_record(record: Record, rng: random.Random) -> Record:
     # One generator each: what a record brings along does not change the rest.
     for_captions, for_questions, for_phrases = (random.Random(rng.getrandbits(64)) for _ in range(3))
     captions = record.captions or _captions(record, for_captions)
-    qa = record.qa or questions(record, for_questions)
-    return replace(
-        record, captions=captions, qa=qa, objects=with_phrases(record.objects, for_phrases, worn=not is_flat(record))
-    )
+    known = tuple(phrases(record.objects))
+    qa = record.qa or questions(record, for_questions, known)
+    objects = with_phrases(record.objects, for_phrases, worn=not is_flat(record), known=known)
+    return replace(record, captions=captions, qa=qa, objects=objects)
 
 
 def _captions(record: Record, rng: random.Random) -> tuple[TextLabel, ...]:

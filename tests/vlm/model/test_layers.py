@@ -20,7 +20,7 @@ from vlm.model.layers import (
     rotary,
     rotate,
 )
-from vlm.model.stepping import QueryKeyValue, SelfCache
+from vlm.model.stepping import LayerStep, SelfCache
 
 
 def test_norm_by_hand() -> None:
@@ -143,8 +143,8 @@ def test_a_decoder_layer_fed_step_by_step_is_the_layer_fed_at_once() -> None:
     memory = torch.randn(2, 4, 16)
     cross = layer.cross_attention.keys_values(memory)
     sees = torch.tensor([[[1, 1, 0, 1], [0, 1, 1, 0]], [[1, 0, 0, 0], [1, 1, 1, 1]]], dtype=torch.bool)[:, None]
-    project, past = QueryKeyValue(layer.self_attention), SelfCache()
-    steps = [layer.step(sequences[:, :, step], step, project, cross, sees, past) for step in range(5)]
+    advance, past = LayerStep(layer), SelfCache()
+    steps = [advance(sequences[:, :, step], step, cross, sees, past) for step in range(5)]
     at = rotary(torch.arange(5)[None, :, None].expand(1, 5, 2), 8)
     causal = torch.ones(5, 5, dtype=torch.bool).tril()
     for slot in range(2):
