@@ -116,6 +116,17 @@ def test_an_adapter_goes_on_under_another_engine(before: str, after: str, tmp_pa
 
 
 @slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_checkpoint_is_trained_further(engine: str, tmp_path: Path, garments: Path, tiny: VLM) -> None:
+    """Under ZeRO 3 transformers would load it in parts."""
+    skip_without(engine)
+    tiny.save_pretrained(tmp_path / "base")
+    steps = {**TWO_STEPS, "model": str(tmp_path / "base")}
+    alone = train(write_config(tmp_path / "alone", garments, **steps), num=1)
+    assert_same_steps(train(write_config(tmp_path / "several", garments, **steps), name=engine), alone)
+
+
+@slow
 def test_dora_does_not_go_with_zero3(tmp_path: Path, garments: Path) -> None:
     skip_without("zero3")
     status, out = finish(launch(write_config(tmp_path, garments, adapter={"kind": "dora"}), name="zero3"))
