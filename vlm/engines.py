@@ -18,6 +18,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from vlm.batches import split_groups
 from vlm.optim import load_optimizer_state
@@ -46,6 +47,8 @@ def make_accelerator(*, cpu: bool, mixed_precision: str, project_dir: Path) -> A
             options["kwargs_handlers"] = [InitProcessGroupKwargs(backend="gloo")]
         # Its weights stay in float32; what is computed in bf16 is up to autocast, as with the other engines.
         accelerator = Accelerator(mixed_precision="no", **options)
+        # It has told transformers, which would load a checkpoint into parts under ZeRO 3; the engine parts it, once.
+        unset_hf_deepspeed_config()
     else:
         # Accelerate would not shard on a CPU, and not say so: `FullyShardedEngine` does, on any device.
         use_fsdp = os.environ.pop("ACCELERATE_USE_FSDP", None)
