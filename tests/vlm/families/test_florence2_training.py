@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from accelerate.state import AcceleratorState
 from transformers import Florence2ForConditionalGeneration
 
 import vlm
+from tasks import TASKS
 from tasks.base import Record
 from tasks.results import Attributes
 from vlm.data.records import read_records
@@ -81,9 +86,21 @@ def share_right(model: Any, records: list[Record]) -> float:
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path, drawn: dict[str, Any]) -> Path:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path) -> Path:
+    """Without dropout, whose masks are another process's own."""
+    folder = tmp_path_factory.mktemp("florence2-plain") / "checkpoint"
+    shutil.copytree(florence2_folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"] |= {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    config["vision_config"] |= {"drop_path_rate": 0.0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, drawn: dict[str, Any]) -> Path:
     AcceleratorState._reset_state(reset_partial_state=True)
-    file = write_config(tmp_path_factory.mktemp("florence2-run"), florence2_folder, drawn)
+    file = write_config(tmp_path_factory.mktemp("florence2-run"), checkpoint, drawn)
     assert main([str(file)]) == 0
     return file.parent / "run"
 
@@ -92,10 +109,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path, dra
 def test_it_learns_by_heart(learnt: Path, garments: Path) -> None:
     found = logged(learnt)
     assert found[-1]["loss"] < 0.15 * found[0]["loss"]
-    assert {"loss/caption", "loss/vqa", "loss/grounding", "loss/detection", "loss/attributes"} <= {
-        *found[0],
-        *found[-1],
-    }
+    assert {f"loss/{task}" for task in TASKS} <= set().union(*found)
     model = vlm.load(learnt / "final")
     assert list(model.family.tasks) == ["caption", "vqa", "grounding", "detection", "attributes"]
     records = [record for record in read_records(garments) if record.split == "train"]
@@ -129,3 +143,30 @@ def test_the_loss_is_the_cross_entropy_of_transformers_logits(
         expected = F.cross_entropy(logits, labels, reduction="none")
         assert torch.allclose(output.token_loss[row, : len(labels)], expected, atol=1e-4)
         assert not output.token_loss[row, len(labels) :].any()
+
+
+def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, drawn: dict[str, Any], tmp_path: Path) -> None:
+    assert main([str(write_config(tmp_path, checkpoint, drawn, num_steps=16))]) == 0
+    found = logged(tmp_path / "run")
+    assert found[-1]["loss"] < 0.7 * found[0]["loss"]
+    config = json.loads((tmp_path / "run" / "final" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["Florence2ForConditionalGeneration"]
+    assert config["vlm_tasks"] == ["vqa", "attributes"]
+    assert "attributes" in vlm.load(tmp_path / "run" / "final").family.tasks
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_are_one_run(checkpoint: Path, drawn: dict[str, Any], tmp_path: Path) -> None:
+    """In float32, so that what is left is the order of sums."""
+    for num in (1, 2):
+        file = write_config(tmp_path / str(num), checkpoint, drawn, num_steps=4)
+        command = [sys.executable, "-m", "vlm", "train", str(file)]
+        command += ["--launch", "cpu", "--num-processes", "2"] if num == 2 else []
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    alone, both = (logged(tmp_path / str(num) / "run") for num in (1, 2))
+    assert [row["tokens"] for row in alone] == [row["tokens"] for row in both]
+    assert [row["loss"] for row in both] == pytest.approx([row["loss"] for row in alone], rel=1e-3)
