@@ -35,6 +35,7 @@ __all__ = [
     "require_same_groups",
     "save_checkpoint",
     "step_of",
+    "untied",
 ]
 
 _NAME = re.compile(r"step_(\d{8})")
@@ -60,6 +61,18 @@ def step_of(path: Path) -> int:
     if match is None:
         raise ValueError(f"{path} is not a checkpoint folder; expected a name like step_00000500")
     return int(match.group(1))
+
+
+def untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without further names of the same tensor, which safetensors would not write."""
+    seen: set[tuple[int, torch.Size]] = set()
+    found = {}
+    for name, value in weights.items():
+        key = (value.data_ptr(), value.shape)
+        if not value.numel() or not value.data_ptr() or key not in seen:
+            found[name] = value
+        seen.add(key)
+    return found
 
 
 def save_checkpoint(
@@ -114,7 +127,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, names: Collection[str] |
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except _DAMAGE as error:
         raise DamagedCheckpointError(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
-    own = {name: value for name, value in model.state_dict().items() if names is None or name in names}
+    own = {n: value for n, value in untied(model.state_dict()).items() if names is None or n in names}
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [
@@ -128,7 +141,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, names: Collection[str] |
             f"{path} is of another model ({shown}); use the model configuration that it was trained with, "
             "adapter and all, another output_dir, or --restart"
         )
-    model.load_state_dict(weights, strict=names is None)
+    model.load_state_dict(weights, strict=False)  # tied weights are told once
     return state
 
 

@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,20 @@ from torch.utils.data import DataLoader
 from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import write_text
-from vlm.batches import count
-from vlm.build import build_model, build_processor, checkpoint_activations, compile_layers, note_tower
-from vlm.checkpoint import Best, list_checkpoints, load_newest, require_same_groups, save_checkpoint
+from vlm.build import checkpoint_activations, compile_layers
+from vlm.checkpoint import Best, list_checkpoints, load_newest, require_same_groups, save_checkpoint, untied
 from vlm.config import TrainConfig
-from vlm.data.mixture import MixtureDataset, PackingCollator
+from vlm.data.mixture import MixtureDataset
 from vlm.data.positions import Positions
 from vlm.data.sources import read_sources, validation_records
 from vlm.engines import make_accelerator, make_engine
 from vlm.evaluate import quick_validation
-from vlm.flops import peak_flops_of, training_flops
+from vlm.flops import peak_flops_of
 from vlm.launch import PREEMPTED
-from vlm.model import OneLookModel
 from vlm.optim import WeightAverage, decay_start, freeze, make_optimizer
 from vlm.peers import Peers, ProcessError
 from vlm.precision import best_precision
-from vlm.processor import OneLookProcessor
+from vlm.recipe import OneLookRecipe, recipe_of
 from vlm.run_folder import as_yaml, earlier_runs, move_aside
 from vlm.run_log import RunLog, Throughput, no_other_bars
 from vlm.trackers import check_trackers, start_trackers
@@ -85,7 +82,8 @@ class Trainer(TrainingStep):
         self.validation_records = validation_records(config) if config.eval_every else {}
         started = resume and bool(list_checkpoints(self.output / "checkpoints"))
         # Beside an adapter the checkpoints have none of the model's own weights.
-        model = build_model(config, resume=started and config.adapter is None)
+        self.recipe = recipe_of(config)
+        model = self.recipe.build_model(resume=started and config.adapter is None)
         self.adapter = None
         if config.adapter is not None:
             self.adapter = Adapter(model, config.adapter, config.model, config.seed, self.accelerator.device)
@@ -95,9 +93,9 @@ class Trainer(TrainingStep):
                 if not resume:
                     move_aside(self.output)
                 if not started:
-                    note_tower(config, model)
+                    self.recipe.note(model)
             texts = {name: pictures.records for name, pictures in self.pictures.items()}
-            self.processor = build_processor(config, model.config, texts)
+            self.processor = self.recipe.build_processor(model, texts)
 
         with warnings.catch_warnings():
             if not self.accelerator.is_main_process:
@@ -121,6 +119,8 @@ class Trainer(TrainingStep):
             micro_batch_size=self.micro,
             mixed_precision=precision,
         )
+        if self.engine.name != "replicated" and not isinstance(self.recipe, OneLookRecipe):
+            raise ValueError(f"model {config.model}: a Florence-2 is trained in one process or DDP; do not shard")
         if config.compile:
             compile_layers(self.engine)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
@@ -145,8 +145,8 @@ class Trainer(TrainingStep):
         self.accelerator.print(f"going on with {self.output} at step {self.first_step} of {self.config.num_steps}")
 
     @property
-    def raw_model(self) -> OneLookModel:
-        return self.engine.module  # type: ignore[return-value]
+    def raw_model(self) -> Any:
+        return self.engine.module
 
     # -- data ----------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Trainer(TrainingStep):
         return DataLoader(
             self.dataset(),
             batch_sampler=self.positions(),  # type: ignore[arg-type]
-            collate_fn=PackingCollator(self.processor),
+            collate_fn=self.recipe.collator(self.processor),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             worker_init_fn=_start_worker,
@@ -233,9 +233,9 @@ class Trainer(TrainingStep):
         with throughput.waiting():
             batches = [next(micro_batches) for _ in range(self.positions().micro_batches_per_step)]
         for batch in batches:
-            throughput.add(**count(batch, self.raw_model.config.stride))
+            throughput.add(**self.recipe.count(self.raw_model, batch))
             if self.peak_flops:  # without it they are the share of nothing
-                throughput.add(flops=training_flops(self.raw_model, batch))
+                throughput.add(flops=self.recipe.flops(self.raw_model, batch))
         values = self.update(batches, step)
         last = done == config.num_steps
         if log is not None:
@@ -293,7 +293,7 @@ class Trainer(TrainingStep):
             state["average"] = self.average.state_dict(self.engine.whole)
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        weights = self.engine.weights()
+        weights = untied(self.engine.weights())
         if self.adapter is not None:
             state["base"] = self.adapter.checksum
             weights = {name: value for name, value in weights.items() if name in self.adapter.trained}
@@ -321,15 +321,13 @@ class Trainer(TrainingStep):
         flag = torch.tensor(found, device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum"))
 
-    def averaged(self, *, merged: bool = True) -> tuple[OneLookModel, OneLookProcessor]:
+    def averaged(self, *, merged: bool = True) -> tuple[Any, Any]:
         """A copy as it is used later: the averaged weights, the patch budget of the last stage, evaluation mode; an
         adapter is taken into the weights if `merged`.
 
         Where weights are split over the processes, it is for all of them together.
         """
-        shape = deepcopy(self.raw_model.config)
-        shape.patch_budget = self.config.data.stages[-1].patch_budget
-        model = OneLookModel(shape)
+        model = self.recipe.empty_copy(self.raw_model)
         adapted, weights = None, self.engine.weights()
         if self.adapter is not None:
             adapted, weights = self.adapter.add_to(model), self.adapter.whole_weights(self.raw_model, weights)
@@ -338,9 +336,9 @@ class Trainer(TrainingStep):
             self.average.copy_to(model, self.engine.whole)
         if adapted is not None and merged:
             model = adapted.merge_and_unload()
-        return model.eval(), OneLookProcessor(self.processor.tokenizer, shape)
+        return model.eval(), self.recipe.processor_for(self.processor, model)
 
-    def _averaged_where_needed(self, *, merged: bool = True) -> tuple[OneLookModel, OneLookProcessor] | None:
+    def _averaged_where_needed(self, *, merged: bool = True) -> tuple[Any, Any] | None:
         """`averaged` in the main process, and in the others as far as they must help."""
         if self.accelerator.is_main_process or self.engine.name != "replicated":
             return self.averaged(merged=merged)
@@ -373,7 +371,7 @@ class Trainer(TrainingStep):
             else:
                 with no_other_bars():
                     model.half().save_pretrained(temporary)
-            processor.save_pretrained(temporary)
+            self.recipe.save(temporary, processor)
             write_text(temporary / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
             shutil.rmtree(final, ignore_errors=True)
             os.replace(temporary, final)

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,13 +119,25 @@ class SourceSchedule:
         return name, int(order[index])
 
 
-def draw_examples(record: Record, task_weights: Mapping[str, float], num: int, rng: random.Random) -> list[Example]:
-    """Up to `num` different examples of the record, tasks in proportion to their weights."""
+def draw_examples(
+    record: Record,
+    task_weights: Mapping[str, float],
+    num: int,
+    rng: random.Random,
+    forms: Mapping[str, Any] = TASKS,
+) -> list[Example]:
+    """Up to `num` different examples of the record, tasks in proportion to their weights.
+
+    Args:
+        forms: in which the tasks are asked; what they have no words for is left out.
+    """
     pools: dict[str, list[Example]] = {}
     for name, weight in task_weights.items():
         if weight > 0:
             examples = list(TASKS[name].examples(record, rng))
             rng.shuffle(examples)
+            if forms is not TASKS:
+                examples = [example for example in examples if _can_ask(forms.get(name), example)]
             if examples:
                 pools[name] = examples
     drawn: list[Example] = []
@@ -135,6 +148,11 @@ def draw_examples(record: Record, task_weights: Mapping[str, float], num: int, r
         if not pools[name]:
             del pools[name]
     return drawn
+
+
+def _can_ask(form: Any, example: Example) -> bool:
+    # Without boxes only our own detection can be asked.
+    return form is not None and (form is TASKS[example.task] or example.inputs.get("boxes", True))
 
 
 class MixtureDataset(Dataset[Sample]):
@@ -151,7 +169,7 @@ class MixtureDataset(Dataset[Sample]):
         self,
         pictures: Mapping[str, Pictures],
         sources: Mapping[str, SourceConfig],
-        processor: OneLookProcessor,
+        processor: Any,
         stage_at: Callable[[int], StageConfig],
         augment_config: AugmentConfig | None,
         *,
@@ -170,6 +188,8 @@ class MixtureDataset(Dataset[Sample]):
         }
         self._schedules: dict[tuple[tuple[str, float], ...] | None, SourceSchedule] = {}
         self.processor = processor
+        # A family with prompts of its own brings its tasks' forms.
+        self.forms: Mapping[str, Any] = TASKS if isinstance(processor, OneLookProcessor) else processor.tasks
         self.stage_at = stage_at
         self.augment_config = augment_config
         self.seed = seed
@@ -216,10 +236,10 @@ class MixtureDataset(Dataset[Sample]):
             variants.insert(0, augment(image, record, self.augment_config, rng))
         # A crop may leave nothing to ask about, and a stage's tasks may not suit a record: then the whole picture,
         # then any task, so that a position always gives a sample.
-        any_task = dict.fromkeys(TASKS, 1.0)
+        any_task = dict.fromkeys(self.forms, 1.0)
         for variant, weights in itertools.product(variants, (stage.task_weights, any_task)):
             image, record = variant
-            examples = draw_examples(record, weights, stage.prompts_per_image, rng)
+            examples = draw_examples(record, weights, stage.prompts_per_image, rng, self.forms)
             if examples:
                 break
         else:
@@ -227,7 +247,7 @@ class MixtureDataset(Dataset[Sample]):
         prompts, targets, tasks = [], [], []
         room = stage.max_target_tokens
         for example in examples:
-            task = TASKS[example.task]
+            task = self.forms[example.task]
             ids = self.processor.encode_target(task.target(example.label, record.image_size))
             if len(ids) > room and (prompts or example is not examples[-1]):
                 continue  # a row that nothing fits into takes its last example all the same
@@ -237,7 +257,11 @@ class MixtureDataset(Dataset[Sample]):
             targets.append(PackedTarget(ids=tuple(ids), weight=weight))
             tasks.append(example.task)
         pixels = self.processor.pixels(image, stage.patch_budget)
-        grid = self.processor.grid(pixels)
+        labels: dict[str, Any] = {}
+        if isinstance(self.processor, OneLookProcessor):
+            grid = self.processor.grid(pixels)
+            labels["regions"] = tuple(regions_of(record, grid))
+            labels["garments"] = garment_map(record, grid) if self.processor.config.map_weight else None
         return Sample(
             position=position,
             record_id=record.id,
@@ -245,8 +269,7 @@ class MixtureDataset(Dataset[Sample]):
             prompts=tuple(prompts),
             targets=tuple(targets),
             tasks=tuple(tasks),
-            regions=tuple(regions_of(record, grid)),
-            garments=garment_map(record, grid) if self.processor.config.map_weight else None,
+            **labels,
         )
 
 

@@ -29,7 +29,7 @@ from vlm.families.transformers_decoding import Memory, TransformersJob, decode, 
 from vlm.generate import Generated
 from vlm.token_masks import TokenMasks
 
-__all__ = ["Features", "Florence2"]
+__all__ = ["Features", "Florence2", "checkpoint_tasks", "prompt_ids"]
 
 MAX_SEQUENCES = 32
 """Most sequences (beams counted) that are decoded at a time: each holds some 24 MB of keys and values in the base
@@ -53,7 +53,7 @@ class Florence2:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model: Any = model
         self.processor = processor
-        self.tasks: Mapping[str, TaskForm] = _tasks(getattr(model.config, "vlm_tasks", None))
+        self.tasks: Mapping[str, TaskForm] = checkpoint_tasks(getattr(model.config, "vlm_tasks", None))
         self._masks: TokenMasks | None = None
 
     # -- checkpoints ---------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ class Florence2:
         from vlm.families.florence2_memory import predict_memory
 
         return {
-            "tasks": list(_tasks(config.get("vlm_tasks"))),
+            "tasks": list(checkpoint_tasks(config.get("vlm_tasks"))),
             "memory_bytes": predict_memory(folder, config, num_parameters),
         }
 
@@ -186,27 +186,8 @@ class Florence2:
         return Memory(hidden_RMD, mask_RM)
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Tokens of a prompt, as they stand behind the image's.
-
-        Raises:
-            ValueError: more tokens than the model has positions.
-        """
-        tokenizer = self.processor.tokenizer
-        ids = [self._bos_id, *tokenizer.encode(self._sentence(text), add_special_tokens=False), tokenizer.eos_token_id]
-        most = self.model.config.text_config.max_position_embeddings - self.processor.num_image_tokens
-        if len(ids) > most:
-            raise ValueError(f"the prompt has {len(ids)} tokens, at most {most}: {text[:60]!r}...")
-        return ids
-
-    def _sentence(self, text: str) -> str:
-        """What the processor says in place of the task token that a native prompt begins with."""
-        for token, sentence in self.processor.task_prompts_without_inputs.items():
-            if text == token:
-                return str(sentence)
-        for token, sentence in self.processor.task_prompts_with_input.items():
-            if text.startswith(token):
-                return str(sentence.format(input=text[len(token) :].strip()))
-        return text
+        """See the function of this name."""
+        return prompt_ids(self.processor, text, self.model.config.text_config.max_position_embeddings)
 
     def _is_native(self, text: str) -> bool:
         tokens = (*self.processor.task_prompts_without_inputs, *self.processor.task_prompts_with_input)
@@ -232,7 +213,33 @@ class Florence2:
             self.model.train()
 
 
-def _tasks(own: Sequence[str] | None) -> Mapping[str, TaskForm]:
+def prompt_ids(processor: Any, text: str, max_positions: int) -> list[int]:
+    """Tokens of a prompt, as they stand behind the image's.
+
+    Raises:
+        ValueError: more tokens than the model has positions.
+    """
+    tokenizer = processor.tokenizer
+    words = tokenizer.encode(_sentence(processor, text), add_special_tokens=False)
+    ids = [int(tokenizer.bos_token_id), *words, tokenizer.eos_token_id]
+    most = max_positions - processor.num_image_tokens
+    if len(ids) > most:
+        raise ValueError(f"the prompt has {len(ids)} tokens, at most {most}: {text[:60]!r}...")
+    return ids
+
+
+def _sentence(processor: Any, text: str) -> str:
+    """What the processor says in place of the task token that a native prompt begins with."""
+    for token, sentence in processor.task_prompts_without_inputs.items():
+        if text == token:
+            return str(sentence)
+    for token, sentence in processor.task_prompts_with_input.items():
+        if text.startswith(token):
+            return str(sentence.format(input=text[len(token) :].strip()))
+    return text
+
+
+def checkpoint_tasks(own: Sequence[str] | None) -> Mapping[str, TaskForm]:
     """In Florence-2's words, and in ours what the checkpoint was fine-tuned for.
 
     Raises:

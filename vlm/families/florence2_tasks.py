@@ -83,6 +83,9 @@ class NativeCaption:
             raise ValueError(f"detail is {detail!r}; expected one of {', '.join(DETAILS)}")
         return self._TOKENS[detail, box is not None] + ("" if box is None else encode_box(box, image_size))
 
+    def target(self, label: Caption, image_size: ImageSize) -> str:
+        return escape(label.text)
+
     def grammar(self, inputs: Mapping[str, Any]) -> None:
         return None
 
@@ -112,6 +115,14 @@ class NativeDetection:
         if not inputs.get("boxes", True):
             raise ValueError("this checkpoint finds objects only with their boxes; leave boxes=False out")
         return "<OD>"
+
+    def target(self, label: Detection, image_size: ImageSize) -> str:
+        """Objects as they come; raises ValueError for one without a box."""
+        if any(item.box is None for item in label.objects):
+            raise ValueError("a detection target has an object without a box; give all of them boxes")
+        return "".join(
+            escape(item.label) + encode_box(item.box, image_size) for item in label.objects if item.box is not None
+        )
 
     def grammar(self, inputs: Mapping[str, Any]) -> None:
         return None
@@ -146,6 +157,12 @@ class NativeGrounding:
         if not phrase:
             raise ValueError("the phrase is empty; ask for example for 'the red bag'")
         return f"<CAPTION_TO_PHRASE_GROUNDING>{escape(phrase)}"
+
+    def target(self, label: Grounding, image_size: ImageSize) -> str:
+        """The phrase with its boxes; nothing where it is not in the picture."""
+        phrase = escape(" ".join(label.phrase.split()))
+        boxes = "".join(encode_box(box, image_size) for box, _ in label.boxes)
+        return phrase + boxes if boxes else ""
 
     def grammar(self, inputs: Mapping[str, Any]) -> None:
         return None

@@ -1,0 +1,172 @@
+"""`vlm train` on a Florence-2, run for real: a small one of random weights learns a few pictures by heart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from accelerate.state import AcceleratorState
+from transformers import Florence2ForConditionalGeneration
+
+import vlm
+from tasks import TASKS
+from tasks.base import Record
+from tasks.results import Attributes
+from vlm.data.records import read_records
+from vlm.request import Request
+from vlm.train import Trainer, main, parse_config
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def write_config(folder: Path, model: Path, source: dict[str, Any], **values: Any) -> Path:
+    stage = {"prompts_per_image": 4, "max_target_tokens": 200}
+    config = {
+        "output_dir": str(folder / "run"),
+        "model": str(model),
+        "num_steps": 150,
+        "batch_size": 8,
+        "mixed_precision": "no",
+        "cpu": True,
+        "log_every": 1,
+        "save_every": 0,
+        "tensorboard": False,
+        "data": {
+            "num_workers": 0,
+            "augment": {"flip": 0.0, "crop": 0.0, "brightness": 0.0},
+            "stages": [stage],
+            "sources": {"own": source},
+        },
+        "optim": {"learning_rate": 3e-3, "warmup_steps": 5, "weight_decay": 0.0, "ema_decay": 0.0},
+        **values,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return folder / "config.yaml"
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def drawn(garments: Path) -> dict[str, Any]:
+    return {"reader": "jsonl", "path": str(garments)}
+
+
+def share_right(model: Any, records: list[Record]) -> float:
+    """Of the labelled attributes of all garments, as the model tells them."""
+    asked = [(record, item) for record in records for item in record.objects if item.attributes]
+    found = model.generate(
+        [Request(record.image, "attributes", garment=item.label, box=item.box) for record, item in asked]
+    )
+    right = []
+    for (_, item), result in zip(asked, found, strict=True):
+        assert isinstance(result, Attributes)
+        for name, values in item.attributes.items():
+            right.append(name in result.values and set(result.values[name].values) == set(values))
+    return sum(right) / len(right)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path) -> Path:
+    """Without dropout, whose masks are another process's own."""
+    folder = tmp_path_factory.mktemp("florence2-plain") / "checkpoint"
+    shutil.copytree(florence2_folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"] |= {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    config["vision_config"] |= {"drop_path_rate": 0.0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, drawn: dict[str, Any]) -> Path:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    file = write_config(tmp_path_factory.mktemp("florence2-run"), checkpoint, drawn)
+    assert main([str(file)]) == 0
+    return file.parent / "run"
+
+
+@pytest.mark.slow
+def test_it_learns_by_heart(learnt: Path, garments: Path) -> None:
+    found = logged(learnt)
+    assert found[-1]["loss"] < 0.15 * found[0]["loss"]
+    assert {f"loss/{task}" for task in TASKS} <= set().union(*found)
+    model = vlm.load(learnt / "final")
+    assert list(model.family.tasks) == ["caption", "vqa", "grounding", "detection", "attributes"]
+    records = [record for record in read_records(garments) if record.split == "train"]
+    assert share_right(model, records) > 0.5
+    answers = [model.ask(record.image, record.qa[0].question).text for record in records]
+    assert set(answers) <= {record.qa[0].answer for record in records}
+
+
+def test_the_loss_is_the_cross_entropy_of_transformers_logits(
+    florence2_folder: Path, drawn: dict[str, Any], tmp_path: Path
+) -> None:
+    """Computed by hand, prompt by prompt without padding, from the public model's logits for the processor's inputs."""
+    run = Trainer(parse_config([str(write_config(tmp_path, florence2_folder, drawn))])[0])
+    batch = next(iter(run.loader()))
+    run.raw_model.eval()
+    tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+    with torch.no_grad():
+        output = run.raw_model(**tensors)
+    reference = Florence2ForConditionalGeneration.from_pretrained(florence2_folder).eval()
+    image_token, num = reference.config.image_token_id, run.processor.processor.num_image_tokens
+    assert (batch["labels"] == -100).any() and (batch["attention_mask"] == 0).any()
+    for row, image in enumerate(batch["image_rows"].tolist()):
+        labels = batch["labels"][row][batch["labels"][row] != -100]
+        prompt = batch["input_ids"][row][batch["attention_mask"][row] == 1]
+        with torch.no_grad():
+            logits = reference(
+                input_ids=torch.cat([torch.full((num,), image_token), prompt])[None],
+                pixel_values=batch["pixel_values"][image][None],
+                decoder_input_ids=torch.cat([torch.tensor([2]), labels[:-1]])[None],
+            ).logits[0]
+        expected = F.cross_entropy(logits, labels, reduction="none")
+        assert torch.allclose(output.token_loss[row, : len(labels)], expected, atol=1e-4)
+        assert not output.token_loss[row, len(labels) :].any()
+
+
+def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, drawn: dict[str, Any], tmp_path: Path) -> None:
+    assert main([str(write_config(tmp_path, checkpoint, drawn, num_steps=16))]) == 0
+    found = logged(tmp_path / "run")
+    assert found[-1]["loss"] < 0.7 * found[0]["loss"]
+    config = json.loads((tmp_path / "run" / "final" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["Florence2ForConditionalGeneration"]
+    assert config["vlm_tasks"] == ["vqa", "attributes"]
+    assert "attributes" in vlm.load(tmp_path / "run" / "final").family.tasks
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_processes_are_one_run(checkpoint: Path, drawn: dict[str, Any], tmp_path: Path) -> None:
+    """In float32, so that what is left is the order of sums."""
+    for num in (1, 2):
+        file = write_config(tmp_path / str(num), checkpoint, drawn, num_steps=4)
+        command = [sys.executable, "-m", "vlm", "train", str(file)]
+        command += ["--launch", "cpu", "--num-processes", "2"] if num == 2 else []
+        done = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    alone, both = (logged(tmp_path / str(num) / "run") for num in (1, 2))
+    assert [row["tokens"] for row in alone] == [row["tokens"] for row in both]
+    assert [row["loss"] for row in both] == pytest.approx([row["loss"] for row in alone], rel=1e-3)

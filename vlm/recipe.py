@@ -1,0 +1,95 @@
+"""What `vlm train` must know of the family that it trains; the loop, the steps and the checkpoints are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.base import Record
+from vlm.batches import count
+from vlm.build import build_model, build_processor, note_tower
+from vlm.config import TrainConfig
+from vlm.data.mixture import PackingCollator
+from vlm.flops import training_flops
+from vlm.model import OneLookModel
+from vlm.processor import OneLookProcessor
+
+__all__ = ["OneLookRecipe", "Recipe", "recipe_of"]
+
+
+class Recipe(Protocol):
+    """A model whose `forward` takes a collated batch and gives `loss_sum` and `token_loss`, and all around it."""
+
+    def build_model(self, *, resume: bool = False) -> Any: ...
+
+    def build_processor(self, model: Any, records: Mapping[str, Sequence[Record]]) -> Any:
+        """What `vlm.data.mixture.MixtureDataset` makes samples with."""
+
+    def note(self, model: Any) -> None:
+        """Into the run's folder, what it needs to go on."""
+
+    def collator(self, processor: Any) -> Any: ...
+
+    def empty_copy(self, model: Any) -> Any:
+        """Of the class and shape that is exported; its weights come after."""
+
+    def processor_for(self, processor: Any, model: Any) -> Any:
+        """What `vlm.api.VLM` takes beside an `empty_copy`."""
+
+    def save(self, folder: Path, processor: Any) -> None:
+        """What `processor_for` gave, into an exported checkpoint."""
+
+    def count(self, model: Any, batch: dict[str, Any]) -> dict[str, int]: ...
+
+    def flops(self, model: Any, batch: dict[str, Any]) -> int:
+        """0 where it is not known."""
+
+
+class OneLookRecipe:
+    """Ours: prompts packed beside their picture."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def build_model(self, *, resume: bool = False) -> OneLookModel:
+        return build_model(self.config, resume=resume)
+
+    def build_processor(self, model: Any, records: Mapping[str, Sequence[Record]]) -> OneLookProcessor:
+        return build_processor(self.config, model.config, records)
+
+    def note(self, model: Any) -> None:
+        note_tower(self.config, model)
+
+    def collator(self, processor: OneLookProcessor) -> PackingCollator:
+        return PackingCollator(processor)
+
+    def empty_copy(self, model: Any) -> OneLookModel:
+        """With the patch budget of the last stage."""
+        shape = deepcopy(model.config)
+        shape.patch_budget = self.config.data.stages[-1].patch_budget
+        return OneLookModel(shape)
+
+    def processor_for(self, processor: OneLookProcessor, model: Any) -> OneLookProcessor:
+        return OneLookProcessor(processor.tokenizer, model.config)
+
+    def save(self, folder: Path, processor: OneLookProcessor) -> None:
+        processor.save_pretrained(folder)
+
+    def count(self, model: Any, batch: dict[str, Any]) -> dict[str, int]:
+        return count(batch, model.config.stride)
+
+    def flops(self, model: Any, batch: dict[str, Any]) -> int:
+        return training_flops(model, batch)
+
+
+def recipe_of(config: TrainConfig) -> Recipe:
+    """By the `model_type` of the checkpoint that the run starts from; ours for a YAML shape."""
+    file = Path(config.model) / "config.json"
+    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("model_type") == "florence2":
+        from vlm.families.florence2_training import Florence2Recipe
+
+        return Florence2Recipe(config)
+    return OneLookRecipe(config)
