@@ -85,6 +85,24 @@ def test_scaling() -> None:
     assert max(found["difference"].values()) < 3
 
 
+def test_cluster() -> None:
+    found = last_line(run("cluster.py", "--quick", "--measure"), "memory_gb", "step_s", "measured_bytes")
+    assert set(found["measured_bytes"]) == {"multi_gpu"}
+    memory, parameters = found["memory_gb"]["tiny"], found["parameters"]["tiny"]
+    assert memory["multi_gpu"]["512"] == pytest.approx(20e-9 * parameters, rel=1e-5)
+    assert memory["zero3"]["512"] == pytest.approx(memory["zero3"]["8"] / 64, rel=1e-5)
+
+
+def test_scaling_md_says_what_is_computed() -> None:
+    """Its table of memory, from the formula of benchmarks/cluster.py."""
+    done = run("cluster.py")
+    memory = last_line(done, "memory_gb")["memory_gb"]
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    for launch, values in memory["base"].items():
+        cells = [f"{sizes[num]:.2f}" for sizes in (values, memory["large"][launch]) for num in ("8", "64", "512")]
+        assert f"| `{launch}` | {' | '.join(cells)} |" in text
+
+
 def test_wardrobe() -> None:
     found = last_line(run("wardrobe.py", "--quick"), "images_per_s", "written_vs_drawn", "decoded_vs_drawn", "rates")
     assert set(found["rates"]) == {"drawn", "written", "decoded"}

@@ -35,6 +35,7 @@ from tests.distributed.runs import (
 from vlm.batches import to_device
 from vlm.build import build_model
 from vlm.data.mixture import PackingCollator
+from vlm.data.shards import SUFFIXES, write_shards
 from vlm.model import OneLookModel
 from vlm.train import Trainer, parse_config
 
@@ -122,6 +123,40 @@ def test_engines_that_shard(
     run = train(config, name=engine)
     assert_same_steps(run, whole(stage))
     assert_export_is_the_average(config, run)
+
+
+@slow
+@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_shards_are_split_over_processes_and_workers(
+    format: str, num_workers: int, whole: Callable[..., Path], tmp_path: Path, garments: Path
+) -> None:
+    """The samples are those of one process that reads the pictures from their folder."""
+    write_shards(garments, tmp_path / "shards", format=format, shard_size=0.024)
+    assert len(list((tmp_path / "shards").iterdir())) > 2
+    sources = {"drawn": {"reader": "shards", "path": str(tmp_path / "shards")}}
+    data = {"num_workers": num_workers, "stages": [STAGE], "sources": sources}
+    # Records in shards stand in another order: their own tokenizer would be another.
+    tokenizer = str(whole() / "tokenizer")
+    config = write_config(tmp_path, garments, **TWO_STEPS, data=data, tokenizer=tokenizer)
+    assert_same_steps(train(config), whole())
+
+
+@slow
+@pytest.mark.parametrize("engine", ["one process", "cpu", "zero2", "zero3", "fsdp2"])
+def test_bf16_is_near(engine: str, whole: Callable[..., Path], tmp_path: Path, garments: Path) -> None:
+    """Autocast alone: weights, moments and what is exported stay in float32."""
+    skip_without(engine)
+    config = write_config(tmp_path, garments, **{**TWO_STEPS, "mixed_precision": "bf16"})
+    run = train(config, num=1) if engine == "one process" else train(config, name=engine)
+    for row, other in zip(rows(run), rows(whole()), strict=True):
+        assert row["tokens"] == other["tokens"]
+        assert row["loss"] == pytest.approx(other["loss"], rel=0.02) and row["loss"] != other["loss"]
+    weights, state = state_of(run, -1)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert {value.dtype for values in state["optimizer"]["state"].values() for value in values.values()} == {
+        torch.float32
+    }
 
 
 @slow

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from tasks.base import Record
 from vlm.config import AugmentConfig, DataConfig, SourceConfig, StageConfig, TrainConfig
-from vlm.data.mixture import MixtureDataset
+from vlm.data.mixture import MixtureDataset, PackingCollator
+from vlm.data.positions import Positions
 from vlm.data.records import read_records, write_jsonl
 from vlm.data.shards import SUFFIXES, Shards, read_shards, write_shards
 from vlm.data.sources import read_sources, validation_records
@@ -145,6 +147,30 @@ def test_samples_are_those_of_the_folder(packed: Path, garments: Path, tiny_proc
         for other in (from_shards[position], sent[position]):
             assert (other.record_id, other.prompts, other.targets) == (first.record_id, first.prompts, first.targets)
             assert other.pixels.equal(first.pixels)
+
+
+@pytest.mark.parametrize(("world", "num_workers"), [(2, 2), (3, 1)])
+def test_processes_and_workers_share_a_pass(
+    world: int, num_workers: int, packed: Path, tiny_processor: OneLookProcessor
+) -> None:
+    """Shuffled, and every record once: none twice in two processes or two workers, none left out."""
+    dataset = samples(SourceConfig(reader="shards", path=str(packed)), tiny_processor)
+    found: dict[int, str] = {}
+    for rank in range(world):
+        loader = DataLoader(
+            dataset,
+            batch_sampler=Positions(0, 6, 2 * world, 1, rank, world),  # type: ignore[arg-type]
+            collate_fn=PackingCollator(tiny_processor),
+            num_workers=num_workers,
+        )
+        for batch in loader:
+            for position, name in zip(batch["positions"], batch["record_ids"], strict=True):
+                assert found.setdefault(position, name) == name and list(batch["positions"]) == [position]
+    assert sorted(found) == list(range(12 * world))
+    names = [record.id for record in dataset.pictures["mine"].records]
+    for start in range(0, 12 * world - 11, 11):
+        in_turn = [found[position] for position in range(start, start + 11)]
+        assert sorted(in_turn) == sorted(names) and in_turn != names
 
 
 def test_boxes_and_splits_choose(packed: Path) -> None:
