@@ -1,6 +1,6 @@
 """What a GPU holds and how long a step takes, on 1 to 512 of them, computed: `python benchmarks/cluster.py`.
 
-Memory: bytes of weights, gradients, moments, average and ZeRO's own copy, by launch file. Activations come on top.
+Memory: weights, gradients, moments, average, and ZeRO's own copy and buffers, by launch file. Activations come on top.
 Beside it stands what DeepSpeed's estimators say, where it is installed: they are of 16-bit weights and gradients with
 a copy in float32, and without an average of the weights.
 
@@ -60,7 +60,6 @@ class Held:
 
 
 def held(launch: str, world: int) -> Held:
-    """Without the few layers that `zero3` puts together at a time."""
     part = 1 / world
     return {
         "multi_gpu": Held(),
@@ -70,6 +69,18 @@ def held(launch: str, world: int) -> Held:
         # Weights and gradients are put together for a step, and their parts stay.
         "fsdp2": Held(weights=4 + 4 * part, gradients=4 + 4 * part, moments=8 * part, average=4 * part),
     }[launch]
+
+
+def buffers(launch: str) -> float:
+    """Bytes of a process, whatever the model and the number of GPUs: gradients on their way, of which stages 1 and 2
+    fill one while the other is sent, and the layers that `zero3` has put together."""
+    if not launch.startswith("zero"):
+        return 0
+    text = (ROOT / "launch" / "deepspeed" / f"{launch}.json").read_text(encoding="utf-8")
+    settings = json.loads(text)["zero_optimization"]
+    if settings["stage"] == 3:
+        return 4.0 * (settings["reduce_bucket_size"] + settings["stage3_max_live_parameters"])
+    return 4.0 * settings["reduce_bucket_size"] * (2 if settings["overlap_comm"] else 1)
 
 
 def traffic(launch: str, world: int) -> float:
@@ -117,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             report_size(args, name, empty_model(yaml.safe_load(file.read_text(encoding="utf-8"))), records, found)
         if args.measure:
             try:
-                found["measured_bytes"] = report_measured(args, Path(folder))
+                found |= report_measured(args, Path(folder))
             except subprocess.CalledProcessError as error:
                 parser.exit(1, f"cluster.py: {error}\n{error.stderr}")
     options = {name: getattr(args, name) for name in ("num_images", "num_prompts", "gpu", "mfu")}
@@ -154,7 +165,9 @@ def report_size(
     parameters = num_parameters(model)
     layers = [sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()]
     estimated = {world: estimates(parameters, max(layers), world) for world in WORLDS}
-    memory = {launch: {n: held(launch, n).total * parameters / 1e9 for n in WORLDS} for launch in LAUNCHES}
+    memory = {
+        launch: {n: (held(launch, n).total * parameters + buffers(launch)) / 1e9 for n in WORLDS} for launch in LAUNCHES
+    }
     rows = [(launch, *(f"{memory[launch][n]:.2f}" for n in WORLDS)) for launch in LAUNCHES]
     known = {n: values for n, values in estimated.items() if values is not None}
     for stage in ("zero2", "zero3") if known else ():
@@ -201,27 +214,28 @@ def training_flops_of_image(shape: OneLookConfig, records: Sequence[Record], num
 # -- measured ------------------------------------------------------------------------------------------
 
 
-def report_measured(args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """Bytes a parameter of a process of two, by launch."""
+def report_measured(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+    """Bytes a parameter of a process of two, by launch, and the loss of the larger model, which is to be the same."""
     launches = [name for name in LAUNCHES if importlib.util.find_spec("deepspeed") or not name.startswith("zero")]
     launches = launches[:1] if args.quick else launches
     tiny = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     larger = tiny | ({"hidden_size": 128} if args.quick else {"hidden_size": 640, "num_decoder_layers": 8})
     more = num_parameters(empty_model(larger)) - num_parameters(empty_model(tiny))
-    measured = {}
+    measured, losses = {}, {}
     for launch in launches:
-        small, large = (peak_memory(folder, launch, shape) for shape in (tiny, larger))
+        (small, _), (large, losses[launch]) = (trained(folder, launch, shape) for shape in (tiny, larger))
         measured[launch] = (large - small) / more
+    computed = {launch: held(launch, 2).total + buffers(launch) / more for launch in launches}
     print_table(
         f"Two processes on a CPU: most bytes a parameter until the end of a step, {more:,} parameters",
-        ("launch", "computed", "measured"),
-        [(name, f"{held(name, 2).total:.1f}", f"{value:.1f}") for name, value in measured.items()],
+        ("launch", "computed", "measured", "loss of step 3"),
+        [(name, f"{computed[name]:.1f}", f"{measured[name]:.1f}", f"{losses[name]:.6f}") for name in launches],
     )
-    return measured
+    return {"measured_bytes": measured, "computed_bytes": computed, "loss": losses}
 
 
-def peak_memory(folder: Path, launch: str, shape: dict[str, Any]) -> float:
-    """Most bytes that one of two processes has held by the end of the third step.
+def trained(folder: Path, launch: str, shape: dict[str, Any]) -> tuple[float, float]:
+    """Most bytes that one of two processes has held by the end of the third step, and the loss of that step.
 
     Raises:
         CalledProcessError: training failed.
@@ -253,7 +267,7 @@ def peak_memory(folder: Path, launch: str, shape: dict[str, Any]) -> float:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
     subprocess.run(words, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return 1e9 * float(rows[-1]["peak_memory_gb"])
+    return 1e9 * float(rows[-1]["peak_memory_gb"]), float(rows[-1]["loss"])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -53,6 +53,8 @@ def make_accelerator(*, cpu: bool, mixed_precision: str, project_dir: Path) -> A
         # Accelerate would not shard on a CPU, and not say so: `FullyShardedEngine` does, on any device.
         use_fsdp = os.environ.pop("ACCELERATE_USE_FSDP", None)
         try:
+            # Without it DDP keeps every gradient twice: where it is, and in the bucket that goes between processes.
+            options["kwargs_handlers"] = [DistributedDataParallelKwargs(gradient_as_bucket_view=True)]
             accelerator = Accelerator(cpu=cpu, mixed_precision=mixed_precision, **options)
         finally:
             if use_fsdp is not None:
