@@ -33,7 +33,7 @@ test: $(STAMP) ## run the tests (not those marked slow or gpu)
 test-all: $(STAMP) ## run every test
 	$(BIN)/python -m pytest -m "" $(PYTEST_ARGS)
 
-test-distributed: $(STAMP) ## run every test that starts several processes, the slow ones too
+test-distributed: $(STAMP) ## run every test of several processes, the slow ones too; those of ZeRO need the extra `deepspeed`
 	$(BIN)/python -m pytest -m distributed $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, format, types, import rules

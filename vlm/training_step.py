@@ -64,8 +64,7 @@ class TrainingStep:
             group["lr"] = rate * group["learning_rate_scale"]
         sums = self.backward(batches, step)
         norm = self.engine.step()
-        # The gradient scaler of fp16 skips steps with overflows by itself.
-        if math.isfinite(norm) or self.accelerator.scaler is not None:
+        if math.isfinite(norm):
             self.skipped_in_a_row = 0
             if self.average is not None:
                 self.average.update(self.engine.module)
@@ -85,7 +84,11 @@ class TrainingStep:
         return logged
 
     def _skip(self, batches: Sequence[dict[str, Any]], step: int, norm: float) -> None:
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        self.skipped += 1
+        scaler = self.accelerator.scaler
+        if scaler is not None and scaler.get_scale() >= 1:
+            return  # fp16: too large a scale overflows, and is halved until it does not
+        self.skipped_in_a_row += 1
         if self.skipped_in_a_row > self.config.max_skipped_steps:
             raise FloatingPointError(
                 f"the gradient of step {step + 1} is not finite ({norm}); its records: "

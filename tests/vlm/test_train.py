@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
@@ -256,6 +257,21 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(copied: Path, trained:
     assert identical(final_state(run), final_state(trained))
     trained_rows, again = ([row for row in losses(path) if "loss" in row] for path in (trained, run))
     assert again == trained_rows
+
+
+def test_the_best_stays_beside_the_newest(tmp_path: Path, garments: Path) -> None:
+    """The first of those that are equal; best.json names it."""
+    optim = {"learning_rate": 3e-3, "warmup_steps": 0, "schedule": "cosine", "ema_decay": 0.0}
+    name = "validation/drawn/detection/F1@0.5"
+    values = {"num_steps": 6, "eval_every": 1, "eval_records": 2, "save_every": 1, "keep_checkpoints": 2}
+    file = write_config(tmp_path, garments, **values, keep_best=name, optim=optim)
+    assert main([str(file)]) == 0
+    measured = {row["step"]: row[name] for row in rows(tmp_path / "run") if name in row}
+    best = min(step for step, value in measured.items() if value == max(measured.values()))
+    kept = [int(path.name[-8:]) for path in list_checkpoints(tmp_path / "run" / "checkpoints")]
+    assert kept == sorted({best, 5, 6})
+    told = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text(encoding="utf-8"))
+    assert (told["step"], told["metric"], told["value"]) == (best, name, max(measured.values()))
 
 
 def test_restart_keeps_the_earlier_run_aside(copied: Path, trained: Path) -> None:
@@ -544,6 +560,30 @@ def test_a_gradient_that_is_not_finite_is_left_out_and_too_many_stop(config: Pat
     ):
         run.update([batch], 4)
     assert torch.equal(weight, before)
+
+
+def test_overflows_of_fp16_are_counted_and_end_a_run_when_scaling_no_longer_helps(config: Path) -> None:
+    """With a GPU's gradient scaler on the CPU, where Accelerate itself has none."""
+    run = trainer(config, "--max_skipped_steps=0")
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    run.accelerator.scaler = scaler
+    run.optimizer = run.engine.optimizer = AcceleratedOptimizer(run.optimizer.optimizer, scaler=scaler)
+    run.accelerator._optimizers = [run.optimizer]
+    batch = next(iter(run.loader()))
+    weight = run.raw_model.image_projection.weight
+    assert "skipped_steps" not in run.update([batch], 3)
+    before, average = weight.detach().clone(), run.average.shadow["image_projection.weight"].clone()
+    hook = weight.register_hook(lambda grad: grad * float("inf"))
+    # 4 -> 2 -> 1: the next might do.
+    assert [run.update([batch], step)["skipped_steps"] for step in (4, 5)] == [1, 2]
+    assert scaler.get_scale() == 1 and run.skipped_in_a_row == 0
+    with pytest.raises(FloatingPointError, match="the gradient of step 7 is not finite"):
+        run.update([batch], 6)
+    assert torch.equal(weight, before)
+    assert torch.equal(run.average.shadow["image_projection.weight"], average)
+    hook.remove()
+    run.update([batch], 7)
+    assert not torch.equal(weight, before) and run.skipped_in_a_row == 0
 
 
 # -- what a run starts from ----------------------------------------------------------------------------
