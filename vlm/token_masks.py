@@ -92,16 +92,34 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+"""Stands for a space in a vocabulary of characters (SentencePiece's)."""
+
+_ALPHABET = _byte_alphabet()
+_FALLBACK_BYTE = "<0x%02X>"
+_FALLBACK_BYTES = {_FALLBACK_BYTE % byte: bytes([byte]) for byte in range(256)}
+
+
+def _byte_level_bytes(token: str) -> bytes:
+    if not all(character in _ALPHABET for character in token):
+        raise ValueError(f"token {token!r} is not byte-level; a byte-level BPE tokenizer is needed")
+    return bytes(_ALPHABET[character] for character in token)
+
+
+def _character_bytes(token: str) -> bytes:
+    return _FALLBACK_BYTES[token] if token in _FALLBACK_BYTES else token.replace(_SPACE, " ").encode()
+
+
 class TokenMasks:
     """Masks over one tokenizer's vocabulary.
 
     Args:
-        tokenizer: a byte-level BPE tokenizer of transformers; its added tokens are special, and those
-            of the form `<loc_n>` are locations.
+        tokenizer: a BPE tokenizer of transformers, byte-level, or over characters with bytes to fall back on
+            (`<0x0A>`; Gemma's). Its added tokens are special, and those of the form `<loc_n>` are locations.
         vocab_size: width of the masks where the model's is larger than the tokenizer's.
 
     Raises:
-        ValueError: the vocabulary is not byte-level, lacks some byte (a grammar could then run into
+        ValueError: the vocabulary is of neither kind, lacks some byte (a grammar could then run into
             a state that no token leaves), or has no end-of-sequence token.
     """
 
@@ -112,7 +130,8 @@ class TokenMasks:
             raise ValueError("the tokenizer has no eos_token; a grammar-bound sequence could not end")
         self.eos_id: int = tokenizer.eos_token_id
         self.vocab_size = max(vocab_size or 0, max(vocabulary.values()) + 1)
-        alphabet = _byte_alphabet()
+        over_characters = _FALLBACK_BYTE % 0 in vocabulary
+        token_bytes = _character_bytes if over_characters else _byte_level_bytes
         self._root = _Node()
         self._bytes: dict[int, bytes] = {}
         bins = torch.full((self.vocab_size,), -1, dtype=torch.long)
@@ -121,14 +140,16 @@ class TokenMasks:
             if location:
                 bins[token_id] = int(location[1])
             elif token not in added:
-                if not all(character in alphabet for character in token):
-                    raise ValueError(f"token {token!r} is not byte-level; a byte-level BPE tokenizer is needed")
-                self._add(bytes(alphabet[character] for character in token), token_id)
+                self._add(token_bytes(token), token_id)
         missing = 256 - len({data[0] for data in self._bytes.values() if len(data) == 1})
         if missing:
             raise ValueError(
                 f"the tokenizer lacks {missing} of the 256 single bytes; train it with the byte-level initial alphabet"
             )
+        if over_characters:  # Gemma's runs of spaces and newlines are added tokens: no grammar has them, but texts do
+            for token_id, one in tokenizer.added_tokens_decoder.items():
+                if not one.special and bins[token_id] < 0:
+                    self._bytes[token_id] = _character_bytes(one.content)
         self.location_bins: Tensor = bins
         """V: the bin of each location token, -1 for the others."""
         order = bins[bins >= 0].argsort()

@@ -28,6 +28,7 @@ __all__ = ["FAMILIES", "Family", "Prompt", "TaskForm", "family_class", "load_fam
 FAMILIES: Mapping[str, str] = {
     "onelook": "vlm.families.onelook:OneLook",
     "florence2": "vlm.families.florence2:Florence2",
+    "t5gemma2": "vlm.families.t5gemma2:T5Gemma2",
 }
 """`model_type` in a checkpoint's config.json -> module:class, imported when needed."""
 

@@ -27,7 +27,7 @@ from vlm.generate import Decoding, Generated, decode_bytes
 from vlm.search import Search
 from vlm.token_masks import Automaton, GrammarState, TokenMasks
 
-__all__ = ["Memory", "TransformersJob", "decode", "score_targets"]
+__all__ = ["Memory", "TransformersJob", "decode", "evaluating", "score_targets"]
 
 Prefix = tuple[int, tuple[int, ...]]
 """A job and what one of its beams has said so far."""
@@ -105,6 +105,19 @@ def decode(
             **{**options, **settings},
         )
     return hook.results(sequences)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """While in it, the model is in eval mode."""
+    if not model.training:  # walking through all modules takes milliseconds
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 def _first(token_ids: Any) -> int | None:
@@ -328,15 +341,23 @@ def _generated(
 
 @torch.inference_mode()
 def score_targets(
-    model: Any, memory: Memory, rows: Sequence[int], targets: Sequence[Sequence[int]], num_given: int
+    model: Any,
+    memory: Memory,
+    rows: Sequence[int],
+    targets: Sequence[Sequence[int]],
+    num_given: int,
+    softcap: float | None = None,
 ) -> list[float]:
     """Log-probability of each target (ending with eos) over its row of the memory, by teacher forcing.
 
     Args:
         num_given: how many of the first tokens are given and not counted.
+        softcap: of the logits, where the model has one.
     """
     device = memory.mask_RM.device
     pad_id, start_id = model.generation_config.pad_token_id, model.generation_config.decoder_start_token_id
+    if start_id is None:  # as `generate` does
+        start_id = model.generation_config.bos_token_id
     labels_NT = pad_sequence([torch.tensor(list(ids)) for ids in targets], batch_first=True, padding_value=-100)
     inputs_NT = labels_NT.roll(1, dims=1).masked_fill(labels_NT.roll(1, dims=1) < 0, pad_id)
     inputs_NT[:, 0] = start_id
@@ -346,5 +367,7 @@ def score_targets(
     labels_NT[:, :num_given] = -100
     counted_NT = labels_NT >= 0
     logits = model.get_output_embeddings()(hidden_NTD[counted_NT.to(device)]).float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
     chosen = logits.log_softmax(-1).gather(1, labels_NT[counted_NT].to(device)[:, None])[:, 0].double().cpu()
     return [float(part.sum()) for part in chosen.split(counted_NT.sum(1).tolist())]
