@@ -75,14 +75,14 @@ class T5Gemma2:
     # -- checkpoints ---------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype) -> T5Gemma2:
+    def from_pretrained(cls, path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> T5Gemma2:
         if not any(path.glob("*.safetensors")):
             raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
         if not (path / "tokenizer.json").is_file():  # transformers would make an empty tokenizer
             raise ValueError(f"{path}: has no tokenizer.json; copy the one that the checkpoint was published with")
         try:
             model, loading = T5Gemma2ForConditionalGeneration.from_pretrained(
-                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True
+                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **placing
             )
         except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
             raise ValueError(f"{path}: the weights cannot be read: {error}") from error
@@ -98,7 +98,7 @@ class T5Gemma2:
                 "preprocessor_config.json, and tokenizer.json, beside its weights"
             ) from error
         try:
-            return cls(model.to(device).eval(), processor)
+            return cls((model if placing else model.to(device)).eval(), processor)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
