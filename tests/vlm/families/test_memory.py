@@ -14,14 +14,19 @@ from benchmarks.random_florence2 import write_checkpoint
 from vlm.cli import main
 
 DESCRIBE = """
-import resource, sys
+import re, resource, sys
+from pathlib import Path
 import vlm
 from vlm.request import Request
 model = vlm.load(sys.argv[1], device="cpu")
 [look] = model.encode([sys.argv[2]])
 model.generate([Request(look, task, max_new_tokens=4) for task in ("detection", "caption")])
-kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(kilobytes if sys.platform == "darwin" else kilobytes * 1024, model.info()["parameters"])
+# On Linux ru_maxrss begins with what the process that started this one has held.
+status = Path("/proc/self/status")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if status.is_file():
+    peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", status.read_text())[1])
+print(peak, model.info()["parameters"])
 """
 """The two prompts of `describe_outfit`, with few tokens: how many are said hardly matters."""
 
