@@ -7,6 +7,7 @@ words that come from people are passed through `escape` so that they can never b
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ __all__ = [
     "Task",
     "TextLabel",
     "escape",
+    "token_probability",
     "unescape",
 ]
 
@@ -146,6 +148,12 @@ class SpanScorer(Protocol):
 
     def __call__(self, start: int, end: int) -> tuple[float, int]:
         """(sum of token log-probabilities, number of tokens) of text[start:end], in characters."""
+
+
+def token_probability(scorer: SpanScorer | None, start: int, end: int) -> float:
+    """Geometric mean of the probabilities of the tokens of text[start:end]; 1 where there is none."""
+    total, count = scorer(start, end) if scorer else (0.0, 0)
+    return min(1.0, math.exp(total / count)) if count else 1.0
 
 
 @runtime_checkable

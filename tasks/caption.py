@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from tasks.base import Example, ParseError, Record, SpanScorer, escape, unescape
+from tasks.base import Example, ParseError, Record, SpanScorer, escape, token_probability, unescape
 from tasks.boxes import ImageSize
 from tasks.grammar import FreeText, Grammar
 from tasks.results import Caption
 
-__all__ = ["DETAILS", "CaptionTask"]
+__all__ = ["DETAILS", "CaptionTask", "known_detail"]
 
 DETAILS = ("brief", "detailed")
+
+
+def known_detail(inputs: Mapping[str, Any]) -> str:
+    """How detailed a caption is asked for; brief if nothing is said.
+
+    Raises:
+        ValueError: a detail that is not in `DETAILS`.
+    """
+    detail = inputs.get("detail", "brief")
+    if detail not in DETAILS:
+        raise ValueError(f"detail is {detail!r}; expected one of {', '.join(DETAILS)}")
+    return str(detail)
 
 
 class CaptionTask:
@@ -35,10 +46,7 @@ class CaptionTask:
         """Raises ValueError for a detail that is not in `DETAILS`, or a box: the caption is of the whole picture."""
         if inputs.get("box") is not None:
             raise ValueError("a caption is of the whole picture; leave the box out, or ask for attributes of it")
-        detail = inputs.get("detail", "brief")
-        if detail not in DETAILS:
-            raise ValueError(f"detail is {detail!r}; expected one of {', '.join(DETAILS)}")
-        return f"{self.token}{detail}"
+        return f"{self.token}{known_detail(inputs)}"
 
     def target(self, label: Caption, image_size: ImageSize) -> str:
         return escape(label.text)
@@ -59,5 +67,4 @@ class CaptionTask:
         said = unescape(text).strip()
         if not said and not truncated:
             raise ParseError("the caption is empty")
-        total, count = scorer(0, len(text)) if scorer else (0.0, 0)
-        return Caption(said, min(1.0, math.exp(total / count)) if count else 1.0, truncated)
+        return Caption(said, token_probability(scorer, 0, len(text)), truncated)

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from tasks.base import ObjectLabel
 from tasks.ontology import default_ontology
+from tasks.readers.wording import plural_of
 
 __all__ = ["Fact", "is_true", "read_facts"]
 
@@ -44,7 +45,6 @@ _PATTERNS = {
     "snakeskin": "animal print", "zebra": "animal print", "camo": "camouflage", "colour blocked": "colour block",
     "plain": "solid", "lacy": "lace",
 }  # fmt: skip
-_IRREGULAR = {"scarf": "scarves"}
 _BOUNDARIES = frozenset(
     {
         "a", "an", "the", "his", "her", "their", "its", "with", "over", "under", "in", "of", "on", "to", "from",
@@ -94,8 +94,7 @@ def _terms() -> Mapping[str, tuple[str, str]]:
     ontology = default_ontology()
     terms: dict[str, tuple[str, str]] = {}
     for label in ontology.garments:
-        plural = _IRREGULAR.get(label, label + ("es" if label.endswith(("s", "ch", "x")) else "s"))
-        terms[label] = terms[plural] = ("garment", label)
+        terms[label] = terms[plural_of(label)] = ("garment", label)
     for attribute, synonyms in (("colour", _COLOURS), ("pattern", _PATTERNS)):
         terms.update({value: (attribute, value) for value in ontology.values[attribute]})
         terms.update({word: (attribute, value) for word, value in synonyms.items()})

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vlm.adapter import ADAPTER_FILE, ALSO_TRAINED, BASE, PREFIX, checksum_of, name_base
+from vlm.atomic import replacing_folder
 from vlm.calibrate import FILE as CALIBRATION_FILE
 from vlm.calibrate import Calibration
 from vlm.families import Family, load_family
@@ -107,8 +108,11 @@ class Adapters:
             self.add(name, find_checkpoint(place, **options))
         self.use(None)
 
-    def add(self, name: str, folder: Path) -> None:
+    def add(self, name: str, folder: Path, read: _Read | None = None) -> None:
         """Lay the adapter in a folder beside the model.
+
+        Args:
+            read: what `_read` gave of the folder, where that was done already.
 
         Raises:
             ValueError: it belongs to another checkpoint, is damaged, or is of a kind that is not known here.
@@ -119,8 +123,8 @@ class Adapters:
                 f"{NO_ADAPTER!r}, which is the model without any"
             )
         self.use(None)
+        told, weights, also = read or _read(folder)
         try:
-            told, weights, also = _read(folder)
             self._require_base(folder, told, also)
             self._lay(name, folder, weights)
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
@@ -229,19 +233,13 @@ class Adapters:
         """What its folder has, and the checkpoint by the name that this model was loaded by."""
         if path.exists() and any(path.iterdir()):
             raise ValueError(f"{path}: is there already and is not empty; name a new directory for the adapter")
-        temporary = path.with_name(f".{path.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self._folders[name], temporary)
-        told, _, _ = _read(temporary)
-        name_base(temporary, self.base, told.get("checksum"))
-        path.rmdir() if path.exists() else None
-        os.replace(temporary, path)
+        with replacing_folder(path) as part:
+            shutil.copytree(self._folders[name], part)
+            name_base(part, self.base, _told(part).get("checksum"))
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """What an adapter's files tell: its base (`base`, and `checksum`, `path`, `embedded` where they are known), peft's
-    weights without their prefix, and what else was trained.
+def _told(folder: Path) -> dict[str, Any]:
+    """What an adapter's files tell of its base: `base`, and `checksum`, `path`, `embedded` where they are known.
 
     Raises:
         ValueError: it is no adapter, or of another kind.
@@ -258,12 +256,27 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Te
     if kind != "LORA" or more:
         what = f"whole modules ({', '.join(more)})" if more else f"a {kind}"
         raise ValueError(f"{folder}: has {what}; only LoRA and DoRA are loaded, merge it with peft first")
+    return {**told, "base": config.get("base_model_name_or_path")}
+
+
+_Read = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
+
+
+def _read(folder: Path) -> _Read:
+    """What `_told` gives, peft's weights without their prefix, and what else was trained.
+
+    Raises:
+        ValueError: it is no adapter, of another kind, or damaged.
+    """
     weights_file, also_file = folder / "adapter_model.safetensors", folder / ALSO_TRAINED
-    if not weights_file.is_file():
-        raise ValueError(f"{folder}: has no {weights_file.name}; pickled weights are not loaded")
-    weights = {name.removeprefix(PREFIX): value for name, value in load_file(weights_file).items()}
-    also = load_file(also_file) if also_file.is_file() else {}
-    return {**told, "base": config.get("base_model_name_or_path")}, weights, also
+    try:
+        told = _told(folder)
+        if not weights_file.is_file():
+            raise ValueError(f"{folder}: has no {weights_file.name}; pickled weights are not loaded")
+        weights = {name.removeprefix(PREFIX): value for name, value in load_file(weights_file).items()}
+        return told, weights, load_file(also_file) if also_file.is_file() else {}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder}: the adapter cannot be read: {error}") from error
 
 
 def is_adapter(folder: Path) -> bool:
@@ -305,14 +318,11 @@ def load_merged(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Fa
     Raises:
         ValueError: the checkpoint is not there or is another, or the adapter is damaged.
     """
-    try:
-        told, _, _ = _read(folder)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder}: the adapter cannot be read: {error}") from error
-    path = _find_base(folder, told)
+    read = _read(folder)
+    path = _find_base(folder, read[0])
     family = load_family(path, device=torch.device("cpu"), dtype=torch.float32)
     adapters = Adapters(family, path)
-    adapters.add(ALONE, folder)
+    adapters.add(ALONE, folder, read)
     adapters.merge(ALONE)
     family.model.to(device, dtype).eval()
     return family

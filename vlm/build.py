@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tasks.base import Record
 from vlm.adapter import ADAPTER_FILE
-from vlm.atomic import write_text
+from vlm.atomic import replacing_folder, write_text
 from vlm.config import TrainConfig
 from vlm.data.corpus import corpus
 from vlm.engines import Engine
@@ -169,8 +169,6 @@ def build_processor(
     tokenizer = train_tokenizer(
         corpus([record for rows in records.values() for record in rows]), vocab_size=shape.vocab_size
     )
-    temporary = own.with_name(".tokenizer.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    tokenizer.save_pretrained(temporary)
-    os.replace(temporary, own)
+    with replacing_folder(own) as part:
+        tokenizer.save_pretrained(part)
     return OneLookProcessor(tokenizer, shape)

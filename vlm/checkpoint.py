@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import shutil
 import warnings
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vlm.atomic import write_text
+from vlm.atomic import replacing_folder, write_text
 
 __all__ = [
     "Best",
@@ -88,20 +87,14 @@ def save_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step_{step:08d}"
-    temporary = folder / f".step_{step:08d}.tmp"
     for unfinished in folder.glob(".step_*.tmp"):
         shutil.rmtree(unfinished)
-    temporary.mkdir()
-    try:
-        save_file({name: value.contiguous() for name, value in weights.items()}, temporary / "model.safetensors")
-        torch.save({**state, "step": step}, temporary / "state.pt")
-        sums = {file.name: _checksum(file) for file in sorted(temporary.iterdir())}
-        write_text(temporary / _CHECKSUMS, json.dumps(sums, indent=1) + "\n")
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # half a checkpoint only takes room, on a disk that may be full
+    with replacing_folder(target, overwrite=True) as part:
+        part.mkdir()
+        save_file({name: value.contiguous() for name, value in weights.items()}, part / "model.safetensors")
+        torch.save({**state, "step": step}, part / "state.pt")
+        sums = {file.name: _checksum(file) for file in sorted(part.iterdir())}
+        write_text(part / _CHECKSUMS, json.dumps(sums, indent=1) + "\n")
     # One of a later step is damaged, or the run would have gone on from it: it must not push this one out.
     so_far = [path for path in list_checkpoints(folder) if step_of(path) <= step]
     for old in so_far[:-keep]:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tasks.boxes import iou
@@ -131,8 +132,12 @@ def is_worn(label: str) -> bool:
     words = label.casefold().replace("-", " ").split()
     if not words:
         return False
-    garments = {name.replace("-", " ").split()[-1] for name in default_ontology().garments}
-    return bool({words[-1], words[-1].removesuffix("s"), words[-1].removesuffix("es")} & (garments | OTHER_WORDS))
+    return not _last_words_worn().isdisjoint((words[-1], words[-1].removesuffix("s"), words[-1].removesuffix("es")))
+
+
+@lru_cache(maxsize=1)
+def _last_words_worn() -> frozenset[str]:
+    return OTHER_WORDS | {name.replace("-", " ").split()[-1] for name in default_ontology().garments}
 
 
 def _worn(detection: Detection) -> Detection:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tasks import TASKS
 from vlm.images import open_image
 from vlm.model.configuration import OneLookConfig
 from vlm.tokenizer import load_tokenizer
@@ -81,6 +82,9 @@ class OneLookProcessor:
         tokenizer: with the task and location tokens of `vlm.tokenizer`.
         config: gives the patch budget, the stride and the token ids.
     """
+
+    tasks = TASKS
+    """In whose words examples are asked and answered in training."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, config: OneLookConfig) -> None:
         if len(tokenizer) > config.vocab_size:

@@ -28,6 +28,9 @@ class Recipe(Protocol):
     def build_processor(self, model: Any, records: Mapping[str, Sequence[Record]]) -> Any:
         """What `vlm.data.mixture.MixtureDataset` makes samples with."""
 
+    def require_engine(self, name: str) -> None:
+        """Raises ValueError where the model cannot be trained by an engine of this name (see `vlm.engines`)."""
+
     def note(self, model: Any) -> None:
         """Into the run's folder, what it needs to go on."""
 
@@ -37,10 +40,7 @@ class Recipe(Protocol):
         """Of the class and shape that is exported; its weights come after."""
 
     def processor_for(self, processor: Any, model: Any) -> Any:
-        """What `vlm.api.VLM` takes beside an `empty_copy`."""
-
-    def save(self, folder: Path, processor: Any) -> None:
-        """What `processor_for` gave, into an exported checkpoint."""
+        """What `vlm.api.VLM` takes beside an `empty_copy`, and an exported checkpoint has beside its weights."""
 
     def count(self, model: Any, batch: dict[str, Any]) -> dict[str, int]: ...
 
@@ -60,6 +60,9 @@ class OneLookRecipe:
     def build_processor(self, model: Any, records: Mapping[str, Sequence[Record]]) -> OneLookProcessor:
         return build_processor(self.config, model.config, records)
 
+    def require_engine(self, name: str) -> None:
+        """Any."""
+
     def note(self, model: Any) -> None:
         note_tower(self.config, model)
 
@@ -74,9 +77,6 @@ class OneLookRecipe:
 
     def processor_for(self, processor: OneLookProcessor, model: Any) -> OneLookProcessor:
         return OneLookProcessor(processor.tokenizer, model.config)
-
-    def save(self, folder: Path, processor: OneLookProcessor) -> None:
-        processor.save_pretrained(folder)
 
     def count(self, model: Any, batch: dict[str, Any]) -> dict[str, int]:
         return count(batch, model.config.stride)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import TASKS
 from tasks.boxes import Box, ImageSize
+from tasks.caption import known_detail
 from tasks.ontology import attributes_of
 from tasks.results import Result
 from vlm.generate import Decoding, Generated
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from vlm.families import TaskForm
 
 __all__ = ["EncodedImage", "Reply", "Request", "as_box"]
-
-DETAILS = ("brief", "detailed")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,10 +90,8 @@ class Request:
         if self.inputs is not None:
             return self.inputs
         if self.task == "caption":
-            if self.detail not in DETAILS:
-                raise ValueError(f"detail is {self.detail!r}; expected one of {', '.join(DETAILS)}")
-            box = as_box(self.box)
-            return {"detail": self.detail} if box is None else {"detail": self.detail, "box": box}
+            detail, box = known_detail({"detail": self.detail}), as_box(self.box)
+            return {"detail": detail} if box is None else {"detail": detail, "box": box}
         if self.task in ("vqa", "grounding"):
             if self.text is None or not self.text.strip():
                 needed = "a question" if self.task == "vqa" else "a phrase"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import signal
 import sys
 import warnings
@@ -24,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from vlm.adapter import Adapter
 from vlm.api import VLM
-from vlm.atomic import write_text
+from vlm.atomic import replacing_folder, write_text
 from vlm.build import checkpoint_activations, compile_layers
 from vlm.checkpoint import Best, list_checkpoints, load_newest, require_same_groups, save_checkpoint, untied
 from vlm.config import TrainConfig
@@ -38,7 +37,7 @@ from vlm.launch import PREEMPTED
 from vlm.optim import WeightAverage, decay_start, freeze, make_optimizer
 from vlm.peers import Peers, ProcessError
 from vlm.precision import best_precision
-from vlm.recipe import OneLookRecipe, recipe_of
+from vlm.recipe import recipe_of
 from vlm.run_folder import as_yaml, earlier_runs, move_aside
 from vlm.run_log import RunLog, Throughput, no_other_bars
 from vlm.trackers import check_trackers, start_trackers
@@ -119,8 +118,7 @@ class Trainer(TrainingStep):
             micro_batch_size=self.micro,
             mixed_precision=precision,
         )
-        if self.engine.name != "replicated" and not isinstance(self.recipe, OneLookRecipe):
-            raise ValueError(f"model {config.model}: a Florence-2 is trained in one process or DDP; do not shard")
+        self.recipe.require_engine(self.engine.name)
         if config.compile:
             compile_layers(self.engine)
         self.model, self.optimizer = self.engine.model, self.engine.optimizer
@@ -363,18 +361,15 @@ class Trainer(TrainingStep):
         merged = self.config.adapter is None or self.config.adapter.export == "merged"
         averaged = self._averaged_where_needed(merged=merged)
         if self.accelerator.is_main_process and averaged is not None:
-            temporary = self.output / ".final.tmp"
-            shutil.rmtree(temporary, ignore_errors=True)
             model, processor = averaged
-            if self.adapter is not None and not merged:
-                self.adapter.save(temporary, model)
-            else:
-                with no_other_bars():
-                    model.half().save_pretrained(temporary)
-            self.recipe.save(temporary, processor)
-            write_text(temporary / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(temporary, final)
+            with replacing_folder(final, overwrite=True) as part:
+                if self.adapter is not None and not merged:
+                    self.adapter.save(part, model)
+                else:
+                    with no_other_bars():
+                        model.half().save_pretrained(part)
+                processor.save_pretrained(str(part))
+                write_text(part / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
         self.accelerator.wait_for_everyone()
         return final
 

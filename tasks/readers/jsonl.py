@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.base import QA, ObjectLabel, Provenance, Record, TextLabel
 from tasks.boxes import Box, ImageSize
+from tasks.caption import DETAILS
 from tasks.ontology import default_ontology
 from tasks.readers.raw import read_rows
 
@@ -19,7 +20,6 @@ Report = Callable[[str, str], None]
 """Called with what is wrong and how to mend it."""
 
 SUFFIXES = (".jsonl", ".parquet")
-DETAILS = ("brief", "detailed")
 SPLITS = ("train", "validation")
 _OUTSIDE = 1.0
 """Pixels that a box may reach beyond the image: other tools count the last pixel in or out."""

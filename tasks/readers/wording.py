@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-__all__ = ["article", "colour_words", "describe", "is_plural", "join"]
+__all__ = ["article", "colour_words", "describe", "is_plural", "join", "plural_of"]
 
 _PLURAL = frozenset(
     {
@@ -74,6 +74,12 @@ _CLOSURES = {
 def is_plural(noun: str) -> bool:
     """Whether it takes "are" and no article; its last word decides."""
     return noun.split()[-1] in _PLURAL
+
+
+def plural_of(noun: str) -> str:
+    if is_plural(noun):
+        return noun
+    return {"scarf": "scarves"}.get(noun, noun + ("es" if noun.endswith(("s", "ch", "x")) else "s"))
 
 
 def article(words: str) -> str:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from tests.distributed.runs import STAGE, TWO_STEPS, train, write_config
-from tests.vlm.conftest import garments, one_thread, tiny, tiny_model, tiny_processor
+from tests.vlm.conftest import fresh_accelerator, garments, one_thread, tiny, tiny_model, tiny_processor
 
-__all__ = ["garments", "one_thread", "tiny", "tiny_model", "tiny_processor"]
+__all__ = ["fresh_accelerator", "garments", "one_thread", "tiny", "tiny_model", "tiny_processor"]
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps its settings for the life of the process; here each run is one of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+def one_run(fresh_accelerator: None) -> None:
+    """Each test."""
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from accelerate import tracking
-from accelerate.state import AcceleratorState
 
 from vlm.trackers import check_trackers
 from vlm.train import main
@@ -19,11 +17,7 @@ from vlm.train import main
 TINY = Path(__file__).parents[2] / "configs" / "model" / "tiny.yaml"
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 class FileTracker(tracking.GeneralTracker):

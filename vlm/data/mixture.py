@@ -188,8 +188,7 @@ class MixtureDataset(Dataset[Sample]):
         }
         self._schedules: dict[tuple[tuple[str, float], ...] | None, SourceSchedule] = {}
         self.processor = processor
-        # A family with prompts of its own brings its tasks' forms.
-        self.forms: Mapping[str, Any] = TASKS if isinstance(processor, OneLookProcessor) else processor.tasks
+        self.forms: Mapping[str, Any] = processor.tasks
         self.stage_at = stage_at
         self.augment_config = augment_config
         self.seed = seed

@@ -13,7 +13,6 @@ import json
 import os
 import posixpath
 import re
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from urllib.parse import quote
 from PIL import Image
 
 from tasks.base import Record
+from vlm.atomic import replacing_folder
 from vlm.data.pictures import Pictures
 from vlm.data.records import columns_of, features_of_records, from_row, read_records, to_row
 from vlm.data.remote import fetched, is_remote
@@ -83,10 +83,8 @@ def write_shards(
     target = Path(os.path.abspath(folder))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target}: is there already and not an empty folder; name a new one, or remove it first")
-    part = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with replacing_folder(target) as part:
+        part.mkdir()
         packers: dict[str, _Packer] = {}
         ids: set[str] = set()
         for record in read_records(path):
@@ -100,9 +98,6 @@ def write_shards(
             raise ValueError(f"{path}: no records in it; write a row a photo")
         for packer in packers.values():
             packer.finish()
-        os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return sorted(target.iterdir())
 
 

@@ -23,9 +23,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.base import ParseError, SpanScorer, escape, unescape
+from tasks.base import ParseError, SpanScorer, escape, token_probability, unescape
 from tasks.boxes import BOX_TEXT, LOCATION, Box, ImageSize, encode_box, parse_box, sort_key
-from tasks.caption import DETAILS
+from tasks.caption import known_detail
 from tasks.results import Caption, Detection, Garment, Grounding
 
 __all__ = ["NATIVE", "NativeCaption", "NativeDetection", "NativeGrounding", "Place", "read_places"]
@@ -78,9 +78,7 @@ class NativeCaption:
 
     def prompt(self, inputs: Mapping[str, Any], image_size: ImageSize) -> str:
         """Raises ValueError for a detail that is not known."""
-        detail, box = inputs.get("detail", "brief"), inputs.get("box")
-        if detail not in DETAILS:
-            raise ValueError(f"detail is {detail!r}; expected one of {', '.join(DETAILS)}")
+        detail, box = known_detail(inputs), inputs.get("box")
         return self._TOKENS[detail, box is not None] + ("" if box is None else encode_box(box, image_size))
 
     def target(self, label: Caption, image_size: ImageSize) -> str:
@@ -101,8 +99,7 @@ class NativeCaption:
         """The words; a region's caption repeats the region behind them."""
         said = LOCATION.sub("", text)
         end = len(text) if said == text else len(text) - len(text.lstrip()) + len(said.strip())
-        total, count = scorer(0, end) if scorer else (0.0, 0)
-        return Caption(said.strip(), min(1.0, math.exp(total / count)) if count else 1.0, truncated)
+        return Caption(said.strip(), token_probability(scorer, 0, end), truncated)
 
 
 class NativeDetection:

@@ -18,13 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
-from transformers.modeling_outputs import BaseModelOutput
 
 from tasks import TASKS
 from vlm.config import TrainConfig
-from vlm.families.florence2 import Florence2, checkpoint_tasks, prompt_ids
+from vlm.families.florence2 import Florence2, encode_prompts, prompt_ids, target_ids
 from vlm.families.florence2_tasks import NATIVE
-from vlm.model.modeling import OneLookOutput
+from vlm.families.transformers_family import checkpoint_tasks
+from vlm.model import OneLookOutput
+from vlm.model.losses import shift_right, sum_losses
 
 if TYPE_CHECKING:
     from vlm.data.mixture import Sample
@@ -55,36 +56,24 @@ class TrainableFlorence2(Florence2ForConditionalGeneration):
             token_weights: R x T.
         """
         features_BID = self.get_image_features(pixel_values).pooler_output
-        prompts_RSD = self.get_input_embeddings()(input_ids)
-        memory_RMD = torch.cat([features_BID[image_rows].to(prompts_RSD.dtype), prompts_RSD], dim=1)
-        mask_RM = torch.cat([attention_mask.new_ones(memory_RMD.shape[0], features_BID.shape[1]), attention_mask], 1)
-        encoded = self.model.language_model.encoder(inputs_embeds=memory_RMD, attention_mask=mask_RM)
+        memory = encode_prompts(self, features_BID[image_rows], input_ids, attention_mask)
         # Shifted here, and the labels kept from transformers: some versions shift them again (or do it differently).
+        text = self.config.text_config
         hidden_RTD = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.last_hidden_state),
-            attention_mask=mask_RM,
-            decoder_input_ids=shift_right(labels, self.config.text_config),
+            **memory.arguments(),
+            decoder_input_ids=shift_right(labels, text.decoder_start_token_id, text.pad_token_id),
             use_cache=False,
         ).last_hidden_state
         valid_RT = labels != -100
         logits_NV = self.get_output_embeddings()(hidden_RTD[valid_RT]).float()
         losses_N = F.cross_entropy(logits_NV, labels[valid_RT], reduction="none")
-        weights_N = token_weights[valid_RT].to(losses_N)
-        loss_sum, num_tokens = (losses_N * weights_N).sum(), weights_N.sum()
-        token_loss = torch.zeros(labels.shape, device=losses_N.device).masked_scatter(valid_RT, losses_N.detach())
+        loss_sum, num_tokens, token_loss = sum_losses(losses_N, valid_RT, token_weights)
         return OneLookOutput(
             loss=loss_sum / num_tokens.clamp(min=1e-6),
             loss_sum=loss_sum,
             num_tokens=num_tokens,
             token_loss=token_loss,
         )
-
-
-def shift_right(labels_RT: Tensor, config: Any) -> Tensor:
-    """What the decoder reads, from what it is to say."""
-    inputs_RT = labels_RT.roll(1, dims=1)
-    inputs_RT[:, 0] = config.decoder_start_token_id
-    return inputs_RT.masked_fill(inputs_RT == -100, config.pad_token_id)
 
 
 class Florence2Prompts:
@@ -97,7 +86,7 @@ class Florence2Prompts:
 
     def __init__(self, processor: Florence2Processor, config: Any) -> None:
         self.processor = processor
-        self.tasks = checkpoint_tasks(config.vlm_tasks)
+        self.tasks = checkpoint_tasks(NATIVE, config.vlm_tasks)
         self.max_positions = int(config.text_config.max_position_embeddings)
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -109,8 +98,7 @@ class Florence2Prompts:
         Raises:
             ValueError: more tokens than the decoder has positions.
         """
-        tokenizer = self.processor.tokenizer
-        ids = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        ids = target_ids(self.processor.tokenizer, text)
         if len(ids) > self.max_positions:
             raise ValueError(f"the target has {len(ids)} tokens, at most {self.max_positions}: {text[:60]!r}...")
         return ids
@@ -189,6 +177,10 @@ class Florence2Recipe:
     def build_processor(self, model: Any, records: Any) -> Florence2Prompts:
         return Florence2Prompts(self.source.processor, model.config)
 
+    def require_engine(self, name: str) -> None:
+        if name != "replicated":
+            raise ValueError(f"model {self.config.model}: a Florence-2 is trained in one process or DDP; do not shard")
+
     def note(self, model: Any) -> None:
         """Nothing: all of it is in the checkpoint."""
 
@@ -202,9 +194,6 @@ class Florence2Recipe:
 
     def processor_for(self, prompts: Florence2Prompts, model: Any) -> Florence2Processor:
         return prompts.processor
-
-    def save(self, folder: Path, processor: Florence2Processor) -> None:
-        processor.save_pretrained(str(folder))
 
     def count(self, model: Any, batch: Mapping[str, Any]) -> dict[str, int]:
         """As `vlm.batches.count`."""

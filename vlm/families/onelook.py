@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 
 from tasks import TASKS
 from vlm.families import Prompt, TaskForm
+from vlm.families.pretrained import evaluating, load_weights
 from vlm.generate import Generated, Job, generate, score_candidates
 from vlm.model import ImageFeatures, OneLookModel
 from vlm.placing import one_device
@@ -42,20 +41,8 @@ class OneLook:
             placing["device_map"] = {"": one_device(placing["device_map"], device)}
             if "quantization_config" in placing:
                 placing["quantization_config"].llm_int8_skip_modules = list(_READ_NOT_CALLED)
-        if not any(path.glob("*.safetensors")):
-            raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
-        try:
-            model, loading = OneLookModel.from_pretrained(
-                str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **placing
-            )
-        except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
-            raise ValueError(f"{path}: the weights cannot be read: {error}") from error
-        # transformers only warns, and then answers with random weights.
-        wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
-        if wrong:
-            raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
-        model = model if placing else model.to(device)
-        return cls(model.eval(), OneLookProcessor.from_pretrained(path, model.config))
+        model = load_weights(OneLookModel, path, device=device, dtype=dtype, placing=placing)
+        return cls(model, OneLookProcessor.from_pretrained(path, model.config))
 
     @property
     def tasks(self) -> Mapping[str, TaskForm]:
@@ -79,7 +66,7 @@ class OneLook:
     def encode_images(self, images: Sequence[Image.Image]) -> ImageFeatures:
         batch = self.processor.collate_images(images)
         weight = next(self.model.parameters())
-        with self._evaluating():
+        with evaluating(self.model):
             return self.model.encode_images(
                 [group.to(weight.device, weight.dtype) for group in batch["pixel_values"]],
                 [index.to(weight.device) for index in batch["image_index"]],
@@ -95,7 +82,7 @@ class OneLook:
             )
             for prompt in prompts
         ]
-        with self._evaluating():
+        with evaluating(self.model):
             return generate(self.model, self.masks, features, jobs)
 
     def score(self, features: ImageFeatures, prompts: Sequence[tuple[int, str, Sequence[str]]]) -> list[list[float]]:
@@ -104,7 +91,7 @@ class OneLook:
             (image, self._prompt_ids(prompt), [encode(candidate) for candidate in candidates])
             for image, prompt, candidates in prompts
         ]
-        with self._evaluating():
+        with evaluating(self.model):
             return score_candidates(self.model, features, encoded)
 
     def _prompt_ids(self, text: str) -> list[int]:
@@ -112,14 +99,3 @@ class OneLook:
         if len(ids) > MAX_PROMPT_TOKENS:
             raise ValueError(f"the prompt has {len(ids)} tokens, at most {MAX_PROMPT_TOKENS}: {text[:60]!r}...")
         return ids
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        if not self.model.training:  # walking through all modules takes milliseconds
-            yield
-            return
-        self.model.eval()
-        try:
-            yield
-        finally:
-            self.model.train()

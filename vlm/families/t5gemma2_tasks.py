@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.base import SpanScorer
+from tasks.base import SpanScorer, token_probability
 from tasks.boxes import ImageSize
-from tasks.caption import DETAILS
+from tasks.caption import known_detail
 from tasks.results import Caption
 
 __all__ = ["NATIVE", "ContinuedCaption"]
@@ -25,9 +24,7 @@ class ContinuedCaption:
 
     def prompt(self, inputs: Mapping[str, Any], image_size: ImageSize) -> str:
         """Raises ValueError for a detail that is not known, and for a box."""
-        detail = inputs.get("detail", "brief")
-        if detail not in DETAILS:
-            raise ValueError(f"detail is {detail!r}; expected one of {', '.join(DETAILS)}")
+        known_detail(inputs)
         if inputs.get("box") is not None:
             raise ValueError("this checkpoint captions the whole picture; leave box out, or crop the picture to it")
         return " in this image, there is"
@@ -44,8 +41,7 @@ class ContinuedCaption:
         scorer: SpanScorer | None = None,
         truncated: bool = False,
     ) -> Caption:
-        total, count = scorer(0, len(text)) if scorer else (0.0, 0)
-        return Caption(text.strip(), min(1.0, math.exp(total / count)) if count else 1.0, truncated)
+        return Caption(text.strip(), token_probability(scorer, 0, len(text)), truncated)
 
 
 NATIVE = {"caption": ContinuedCaption()}

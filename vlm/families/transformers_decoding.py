@@ -24,10 +24,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from vlm.choose import Chooser
 from vlm.generate import Decoding, Generated, decode_bytes
+from vlm.model.losses import shift_right
 from vlm.search import Search
 from vlm.token_masks import Automaton, GrammarState, TokenMasks
 
-__all__ = ["Memory", "TransformersJob", "decode", "evaluating", "score_targets"]
+__all__ = ["Memory", "TransformersJob", "decode", "score_targets"]
 
 Prefix = tuple[int, tuple[int, ...]]
 """A job and what one of its beams has said so far."""
@@ -105,19 +106,6 @@ def decode(
             **{**options, **settings},
         )
     return hook.results(sequences)
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """While in it, the model is in eval mode."""
-    if not model.training:  # walking through all modules takes milliseconds
-        yield
-        return
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train()
 
 
 def _first(token_ids: Any) -> int | None:
@@ -359,8 +347,7 @@ def score_targets(
     if start_id is None:  # as `generate` does
         start_id = model.generation_config.bos_token_id
     labels_NT = pad_sequence([torch.tensor(list(ids)) for ids in targets], batch_first=True, padding_value=-100)
-    inputs_NT = labels_NT.roll(1, dims=1).masked_fill(labels_NT.roll(1, dims=1) < 0, pad_id)
-    inputs_NT[:, 0] = start_id
+    inputs_NT = shift_right(labels_NT, start_id, pad_id)
     hidden_NTD = model.model(
         **memory.select(rows).arguments(), decoder_input_ids=inputs_NT.to(device), use_cache=False
     ).last_hidden_state

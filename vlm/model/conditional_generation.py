@@ -17,6 +17,7 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
+from vlm.model.losses import shift_right
 from vlm.model.masks import additive, cross_mask
 from vlm.model.modeling import Memory, OneLookModel
 from vlm.model.stepping import DecodeState, StepWeights
@@ -129,9 +130,7 @@ class OneLookForConditionalGeneration(OneLookModel, GenerationMixin):
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("give decoder_input_ids, or labels to make them of")
-            start = torch.full_like(labels[:, :1], self.config.decoder_start_token_id)
-            decoder_input_ids = torch.cat([start, labels[:, :-1]], dim=1)
-            decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == -100, self.config.pad_token_id)
+            decoder_input_ids = shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
         cache = past_key_values if cache is None else cache
         if cache is None:
             positions_BT = torch.arange(decoder_input_ids.shape[1], device=decoder_input_ids.device)

@@ -29,6 +29,7 @@ from vlm.model.layers import (
     fourier,
     rotary,
 )
+from vlm.model.losses import sum_losses
 from vlm.model.masks import IMAGE, PADDING, additive, causal_mask, cross_mask, prompt_mask
 from vlm.model.stepping import DecodeState, LayerStep, SelfCache, StepWeights
 from vlm.model.tower import ConvTower
@@ -335,15 +336,13 @@ class OneLookModel(PreTrainedModel):
         # Only labelled positions go through the vocabulary: padding costs nothing there.
         valid_BT = labels != -100
         losses_N = self.token_losses(self.logits(hidden_BTD[valid_BT]), labels[valid_BT])
-        weights_N = torch.ones_like(losses_N) if token_weights is None else token_weights[valid_BT].to(losses_N)
-        loss_sum, num_tokens = (losses_N * weights_N).sum(), weights_N.sum()
+        loss_sum, num_tokens, token_loss = sum_losses(losses_N, valid_BT, token_weights)
         if self.config.region_classes and region_rows is not None and region_weights is not None:
             region_loss = self.region_loss(features, region_rows, region_weights, region_labels)
             loss_sum = loss_sum + self.config.region_weight * region_loss
         if self.config.map_weight and map_inside is not None and map_outside is not None and map_somewhere is not None:
             map_loss = self.map_loss(features, map_inside, map_outside, map_somewhere)
             loss_sum = loss_sum + self.config.map_weight * map_loss
-        token_loss = torch.zeros(labels.shape, device=losses_N.device).masked_scatter(valid_BT, losses_N.detach())
         return OneLookOutput(
             loss=loss_sum / num_tokens.clamp(min=1e-6),
             loss_sum=loss_sum,

@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 
 from tasks.base import ObjectLabel
-from tasks.readers.wording import article, colour_words, is_plural, join
+from tasks.readers.wording import article, colour_words, is_plural, join, plural_of
 from vlm.synthetic.facts import colours, footwear, kind_of, seen
 
-__all__ = ["Noun", "noun", "plural_of"]
+__all__ = ["Noun", "noun"]
 
 _PATTERNS = {
     "striped": "striped", "checked": "checked", "polka dot": "polka-dot", "floral": "floral",
@@ -214,9 +214,3 @@ class _Words:
 
 
 _NUMBERS = ("", "", "two", "three", "four", "five")
-
-
-def plural_of(word: str) -> str:
-    if is_plural(word):
-        return word
-    return {"scarf": "scarves"}.get(word, word + ("es" if word.endswith(("s", "ch", "x")) else "s"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tasks.base import QA, ObjectLabel, Record
 from tasks.ontology import NOT_VISIBLE, default_ontology
-from tasks.readers.wording import colour_words, is_plural
+from tasks.readers.wording import colour_words, is_plural, plural_of
 from vlm.synthetic import compare
 from vlm.synthetic.facts import (
     CARRIED,
@@ -20,7 +20,6 @@ from vlm.synthetic.facts import (
     surely_coloured,
     surely_not_coloured,
 )
-from vlm.synthetic.nouns import plural_of
 from vlm.synthetic.phrases import ADJECTIVES, HAS, Phrase
 from vlm.synthetic.scene import Scene, a, be, do
 

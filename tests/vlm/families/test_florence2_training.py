@@ -7,14 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from accelerate.state import AcceleratorState
 from transformers import Florence2ForConditionalGeneration
 
@@ -22,6 +20,8 @@ import vlm
 from tasks import TASKS
 from tasks.base import Record
 from tasks.results import Attributes
+from tests.vlm import test_train
+from tests.vlm.test_train import rows
 from vlm.data.records import read_records
 from vlm.request import Request
 from vlm.train import Trainer, main, parse_config
@@ -29,46 +29,20 @@ from vlm.train import Trainer, main, parse_config
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
-def write_config(folder: Path, model: Path, source: dict[str, Any], **values: Any) -> Path:
-    stage = {"prompts_per_image": 4, "max_target_tokens": 200}
-    config = {
-        "output_dir": str(folder / "run"),
-        "model": str(model),
-        "num_steps": 150,
-        "batch_size": 8,
-        "mixed_precision": "no",
-        "cpu": True,
-        "log_every": 1,
-        "save_every": 0,
-        "tensorboard": False,
-        "data": {
-            "num_workers": 0,
-            "augment": {"flip": 0.0, "crop": 0.0, "brightness": 0.0},
-            "stages": [stage],
-            "sources": {"own": source},
-        },
-        "optim": {"learning_rate": 3e-3, "warmup_steps": 5, "weight_decay": 0.0, "ema_decay": 0.0},
-        **values,
-    }
+def write_config(folder: Path, records: Path, *, model: Path, **values: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return folder / "config.yaml"
-
-
-def logged(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture(scope="module")
-def drawn(garments: Path) -> dict[str, Any]:
-    return {"reader": "jsonl", "path": str(garments)}
+    data = {
+        "num_workers": 0,
+        "augment": {"flip": 0.0, "crop": 0.0, "brightness": 0.0},
+        "stages": [{"prompts_per_image": 4, "max_target_tokens": 200}],
+        "sources": {"drawn": {"reader": "jsonl", "path": str(records)}},
+    }
+    optim = {"learning_rate": 3e-3, "warmup_steps": 5, "weight_decay": 0.0, "ema_decay": 0.0}
+    settings = {"num_steps": 150, "save_every": 0, "data": data, "optim": optim, **values}
+    return test_train.write_config(folder, records, model=model, **settings)
 
 
 def share_right(model: Any, records: list[Record]) -> float:
@@ -98,16 +72,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path)
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, drawn: dict[str, Any]) -> Path:
+def learnt(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, garments: Path) -> Path:
     AcceleratorState._reset_state(reset_partial_state=True)
-    file = write_config(tmp_path_factory.mktemp("florence2-run"), checkpoint, drawn)
+    file = write_config(tmp_path_factory.mktemp("florence2-run"), garments, model=checkpoint)
     assert main([str(file)]) == 0
     return file.parent / "run"
 
 
 @pytest.mark.slow
 def test_it_learns_by_heart(learnt: Path, garments: Path) -> None:
-    found = logged(learnt)
+    found = rows(learnt)
     assert found[-1]["loss"] < 0.15 * found[0]["loss"]
     assert {f"loss/{task}" for task in TASKS} <= set().union(*found)
     model = vlm.load(learnt / "final")
@@ -119,10 +93,10 @@ def test_it_learns_by_heart(learnt: Path, garments: Path) -> None:
 
 
 def test_the_loss_is_the_cross_entropy_of_transformers_logits(
-    florence2_folder: Path, drawn: dict[str, Any], tmp_path: Path
+    florence2_folder: Path, garments: Path, tmp_path: Path
 ) -> None:
     """Computed by hand, prompt by prompt without padding, from the public model's logits for the processor's inputs."""
-    run = Trainer(parse_config([str(write_config(tmp_path, florence2_folder, drawn))])[0])
+    run = Trainer(parse_config([str(write_config(tmp_path, garments, model=florence2_folder))])[0])
     batch = next(iter(run.loader()))
     run.raw_model.eval()
     tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
@@ -145,9 +119,9 @@ def test_the_loss_is_the_cross_entropy_of_transformers_logits(
         assert not output.token_loss[row, len(labels) :].any()
 
 
-def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, drawn: dict[str, Any], tmp_path: Path) -> None:
-    assert main([str(write_config(tmp_path, checkpoint, drawn, num_steps=16))]) == 0
-    found = logged(tmp_path / "run")
+def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, garments: Path, tmp_path: Path) -> None:
+    assert main([str(write_config(tmp_path, garments, model=checkpoint, num_steps=16))]) == 0
+    found = rows(tmp_path / "run")
     assert found[-1]["loss"] < 0.7 * found[0]["loss"]
     config = json.loads((tmp_path / "run" / "final" / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["Florence2ForConditionalGeneration"]
@@ -157,16 +131,16 @@ def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, drawn: 
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_are_one_run(checkpoint: Path, drawn: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_are_one_run(checkpoint: Path, garments: Path, tmp_path: Path) -> None:
     """In float32, so that what is left is the order of sums."""
     for num in (1, 2):
-        file = write_config(tmp_path / str(num), checkpoint, drawn, num_steps=4)
+        file = write_config(tmp_path / str(num), garments, model=checkpoint, num_steps=4)
         command = [sys.executable, "-m", "vlm", "train", str(file)]
         command += ["--launch", "cpu", "--num-processes", "2"] if num == 2 else []
         done = subprocess.run(
             command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    alone, both = (logged(tmp_path / str(num) / "run") for num in (1, 2))
+    alone, both = (rows(tmp_path / str(num) / "run") for num in (1, 2))
     assert [row["tokens"] for row in alone] == [row["tokens"] for row in both]
     assert [row["loss"] for row in both] == pytest.approx([row["loss"] for row in alone], rel=1e-3)

@@ -22,6 +22,7 @@ from tasks import TASKS
 from tasks.boxes import NUM_BINS
 from tasks.ontology import attributes_of
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding
+from tests.vlm.families.plainly import generate_plainly
 from vlm.api import VLM
 from vlm.families import Prompt
 from vlm.families.t5gemma2_tokens import add_location_tokens, missing_tokens
@@ -93,25 +94,6 @@ def draw_photos(num: int, seed: int) -> list[Image.Image]:
 # -- against transformers ----------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def plainly(
-    reference: tuple[Any, Any], image: Image.Image, text: str, limit: int, num_beams: int
-) -> tuple[list[int], list[float]]:
-    """Tokens behind the start token, and their log-probabilities, of processor and `generate` alone."""
-    model, processor = reference
-    said = model.generate(
-        **processor(text=BOI + text, images=image, return_tensors="pt"),
-        num_beams=num_beams,
-        do_sample=False,
-        max_new_tokens=limit,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    beams = said.beam_indices if num_beams > 1 else None
-    scores = model.compute_transition_scores(said.sequences, said.scores, beams, normalize_logits=True)
-    return said.sequences[0, 1:].tolist(), scores[0].tolist()
-
-
 def compare(model: VLM, reference: tuple[Any, Any], num: int, num_beams: int) -> list[Generated]:
     """Ours, all of them in batches, when they are what transformers says one by one."""
     rng, photos = random.Random(num), draw_photos(max(2, num // 8), num)
@@ -127,7 +109,9 @@ def compare(model: VLM, reference: tuple[Any, Any], num: int, num_beams: int) ->
     said: list[Generated] = model.family.generate(model.family.encode_images(photos), prompts)
     for ours, prompt in zip(said, prompts, strict=True):
         limit = prompt.decoding.max_new_tokens
-        ids, logprobs = plainly(reference, photos[prompt.image], prompt.text, limit, num_beams)
+        ids, logprobs = generate_plainly(
+            reference, photos[prompt.image], BOI + prompt.text, max_new_tokens=limit, num_beams=num_beams
+        )
         assert list(ours.token_ids) == ids, prompt.text
         assert ours.logprobs == pytest.approx(logprobs[: len(ids)], abs=2e-4)
         assert ours.truncated == (ids[-1] != 1)

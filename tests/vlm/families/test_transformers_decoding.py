@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tasks.boxes import Box, encode_box
+from tests.vlm.families.plainly import generate_plainly
 from vlm.api import VLM
 from vlm.generate import Generated
 from vlm.request import Request
@@ -49,29 +49,14 @@ def draw_requests(num: int, seed: int) -> list[tuple[Request, str]]:
     return drawn
 
 
-@torch.no_grad()
-def plainly(reference: tuple[Any, Any], request: Request, text: str, num_beams: int) -> tuple[list[int], list[float]]:
-    """Tokens behind the start token, and their log-probabilities, of processor and `generate` alone."""
-    model, processor = reference
-    said = model.generate(
-        **processor(text=text, images=request.image, return_tensors="pt"),
-        num_beams=num_beams,
-        do_sample=False,
-        max_new_tokens=request.max_new_tokens,
-        return_dict_in_generate=True,
-        output_scores=True,
-    )
-    beams = said.beam_indices if num_beams > 1 else None
-    scores = model.compute_transition_scores(said.sequences, said.scores, beams, normalize_logits=True)
-    return said.sequences[0, 1:].tolist(), scores[0].tolist()
-
-
 def compare(florence2: VLM, reference: tuple[Any, Any], num: int, num_beams: int) -> list[Generated]:
     """Ours, all of them in batches, when they are what transformers says one by one."""
     drawn = draw_requests(num, seed=num)
     replies = florence2.reply([replace(request, num_beams=num_beams) for request, _ in drawn])
     for reply, (request, text) in zip(replies, drawn, strict=True):
-        ids, logprobs = plainly(reference, request, text, num_beams)
+        ids, logprobs = generate_plainly(
+            reference, request.image, text, max_new_tokens=request.max_new_tokens, num_beams=num_beams
+        )
         ours = reply.generated
         assert list(ours.token_ids) == ids, text
         assert len(ours.logprobs) == len(ours.confidences) == len(ours.spans) == len(ids)

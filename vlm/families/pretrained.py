@@ -1,0 +1,53 @@
+"""What all families do with a model of transformers: read its weights, and ask it in eval mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+__all__ = ["evaluating", "load_weights"]
+
+
+def load_weights(
+    model_class: Any, path: Path, *, device: torch.device, dtype: torch.dtype, placing: Mapping[str, Any]
+) -> Any:
+    """A model of `model_class` in eval mode, with the safetensors of a checkpoint directory.
+
+    Args:
+        placing: what transformers' from_pretrained is told about devices and bits; where there is something, it is in
+            place of `device`.
+
+    Raises:
+        ValueError: there are no weights, or damaged ones, or they do not fit config.json.
+    """
+    if not any(path.glob("*.safetensors")):
+        raise ValueError(f"{path}: has no .safetensors weights; pickled weights are not loaded")
+    try:
+        model, loading = model_class.from_pretrained(
+            str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, local_files_only=True, **placing
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:  # missing, damaged, or of other shapes
+        raise ValueError(f"{path}: the weights cannot be read: {error}") from error
+    # transformers only warns, and then answers with random weights.
+    wrong = {kind: sorted(map(str, names)) for kind, names in loading.items() if names}
+    if wrong:
+        raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
+    return (model if placing else model.to(device)).eval()
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """While in it, the model is in eval mode."""
+    if not model.training:  # walking through all modules takes milliseconds
+        yield
+        return
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
