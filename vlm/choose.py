@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vlm.search import Hypothesis, Search
+from vlm.search import Candidate, Hypothesis, Search
 from vlm.token_masks import Allowed, TokenMasks
 
 __all__ = ["LOCATION_WINDOW", "Candidate", "Chooser", "Running"]
@@ -30,10 +30,11 @@ the mass of one edge, and the model is trained on targets spread over several, s
 exact bin says little; within +-10 bins is within 1 % of the image's side."""
 
 FEW = 512
-"""Most tokens, locations apart, that are picked out of the vocabulary: for more, all of it is faster."""
+"""Most tokens, locations apart, that are picked out of the vocabulary at every step: for more, all of it is faster."""
 
-Candidate = tuple[int, float, float]
-"""Token, log-probability and confidence."""
+PART_USES = 3
+"""After so many steps in one state of free text its tokens are picked out for all that follow: two thirds of the
+vocabulary, the largest thing that a step reads."""
 
 Running = tuple[Search, Hypothesis]
 
@@ -52,13 +53,23 @@ class _Scores:
     """Logits of N sequences, -inf where a token is not allowed.
 
     Attributes:
-        ids_NU: token of each column, -1 for none; None where the columns are the vocabulary.
-        locations: the columns of the locations, by bin; None where no location is allowed.
+        ids_NU: tokens of each sequence's columns, the last of which may be padding; None where the columns are the
+            vocabulary.
+        locations: the columns of the locations, by bin; None where no location is allowed. As a slice they come first.
     """
 
     logits_NU: Tensor
-    ids_NU: Tensor | None
+    ids_NU: list[list[int]] | None
     locations: slice | Tensor | None
+
+
+@dataclass
+class _Part:
+    """A part of the vocabulary that is scored again and again."""
+
+    allowed: Allowed  # kept, so that its id stays its own
+    uses: int = 0
+    table_UD: Tensor | None = None
 
 
 class Chooser:
@@ -76,6 +87,9 @@ class Chooser:
         self.location_bins_V = masks.location_bins.to(device)
         self.bins_L = torch.arange(len(self.location_ids_L), device=device)
         self._locations_LD: Tensor | None = None
+        self._location_ids: list[int] = masks.location_ids.tolist()
+        self._reach: dict[int, tuple[Tensor, Tensor]] = {}
+        self._parts: dict[int, _Part] = {}
 
     def __call__(self, hidden_ND: Tensor, running: Sequence[Running]) -> list[list[Candidate]]:
         """For each sequence its candidates, best first."""
@@ -83,9 +97,8 @@ class Chooser:
         kinds = [self._kind(item) for item in allowed]
         found: list[list[Candidate]] = [[] for _ in running]
         for n, (item, (search, _)) in enumerate(zip(allowed, running, strict=True)):
-            if _is_forced(item, search):
-                assert item is not None
-                kinds[n], found[n] = _Kind.FORCED, [(item.first, 0.0, 0.0)]
+            if item is not None and item.only >= 0 and search.greedy:
+                kinds[n], found[n] = _Kind.FORCED, [(item.only, 0.0, 0.0)]
         for kind in {*kinds} - {_Kind.FORCED}:
             members = [n for n, other in enumerate(kinds) if other is kind]
             part_ND = hidden_ND if len(members) == len(kinds) else hidden_ND[members]
@@ -102,7 +115,7 @@ class Chooser:
 
     @staticmethod
     def _kind(allowed: Allowed | None) -> _Kind:
-        if allowed is None or len(allowed.others) > FEW:
+        if allowed is None or len(allowed.ids) > FEW:
             return _Kind.ALL
         return _Kind.LOCATIONS if allowed.locations else _Kind.FEW_TOKENS
 
@@ -113,37 +126,48 @@ class Chooser:
     ) -> _Scores:
         if kind is _Kind.ALL:
             return self._score_all(hidden_ND, running, allowed)
-        few = self._score_few(hidden_ND, [item.others for item in allowed if item is not None])
+        known = [item for item in allowed if item is not None]
         if kind is _Kind.FEW_TOKENS:
-            return few
+            few_NU = self._score_few(hidden_ND, [item.others for item in known])
+            return _Scores(few_NU, [item.ids for item in known], None)
         if self._locations_LD is None:
             self._locations_LD = self.table_VD[self.location_ids_L]
         logits_NL = F.linear(hidden_ND, self._locations_LD).float()
         lowest = [h.grammar.lowest_bin for _, h in running if h.grammar is not None]
         if any(lowest):
             logits_NL.masked_fill_(self.bins_L < torch.tensor(lowest).to(self.bins_L)[:, None], -torch.inf)
-        assert few.ids_NU is not None
-        ids_NL = self.location_ids_L.expand(len(hidden_ND), -1)
-        return _Scores(
-            torch.cat([logits_NL, few.logits_NU], dim=1),
-            torch.cat([ids_NL, few.ids_NU], dim=1),
-            slice(0, len(self.bins_L)),
-        )
+        columns = slice(0, len(self.bins_L))
+        if not any(item.ids for item in known):
+            return _Scores(logits_NL, [self._location_ids] * len(known), columns)
+        few_NU = self._score_few(hidden_ND, [item.others for item in known])
+        ids_NU = [[*self._location_ids, *item.ids] for item in known]
+        return _Scores(torch.cat([logits_NL, few_NU], dim=1), ids_NU, columns)
 
-    def _score_few(self, hidden_ND: Tensor, token_ids: Sequence[Tensor]) -> _Scores:
+    def _score_few(self, hidden_ND: Tensor, token_ids: Sequence[Tensor]) -> Tensor:
         first = token_ids[0]
         if all(ids is first for ids in token_ids):  # all in one state of one grammar, as when attributes are told
-            ids_U = first.to(self.table_VD.device)
-            logits_NU = F.linear(hidden_ND, self.table_VD[ids_U]).float()
-            return _Scores(logits_NU, ids_U.expand(len(token_ids), -1), None)
+            return F.linear(hidden_ND, self.table_VD[first.to(self.table_VD.device)]).float()
         ids_NU = pad_sequence(list(token_ids), batch_first=True, padding_value=-1).to(self.table_VD.device)
         logits_NU = (self.table_VD[ids_NU.clamp(min=0)] @ hidden_ND[:, :, None])[..., 0].float()
         if len({len(ids) for ids in token_ids}) > 1:
             logits_NU = logits_NU.masked_fill(ids_NU < 0, -torch.inf)
-        return _Scores(logits_NU, ids_NU, None)
+        return logits_NU
 
     def _score_all(self, hidden_ND: Tensor, running: Sequence[Running], allowed: Sequence[Allowed | None]) -> _Scores:
+        first = allowed[0]
+        if first is not None and not first.locations and all(item is first for item in allowed):
+            part_UD = self._part(first)
+            if part_UD is not None:
+                return _Scores(F.linear(hidden_ND, part_UD).float(), [first.ids] * len(allowed), None)
         return self._restrict(F.linear(hidden_ND, self.table_VD).float(), running, allowed)
+
+    def _part(self, allowed: Allowed) -> Tensor | None:
+        """The embeddings of what is allowed, for a state that comes often."""
+        part = self._parts.setdefault(id(allowed), _Part(allowed))
+        part.uses += 1
+        if part.table_UD is None and part.uses >= PART_USES:
+            part.table_UD = self.table_VD[allowed.others.to(self.table_VD.device)]
+        return part.table_UD
 
     def _restrict(self, logits_NV: Tensor, running: Sequence[Running], allowed: Sequence[Allowed | None]) -> _Scores:
         if any(item is not None for item in allowed):
@@ -165,17 +189,23 @@ class Chooser:
             self._locate(columns_NK, logprobs_NU, scores.locations, running)
         self._sample(columns_NK, logprobs_NU, running)
         chosen_NK = logprobs_NU.gather(-1, columns_NK)
-        ids_NK = columns_NK if scores.ids_NU is None else scores.ids_NU.gather(-1, columns_NK)
-        ids, chosen = ids_NK.tolist(), chosen_NK.tolist()
+        ids, chosen = columns_NK.tolist(), chosen_NK.tolist()
+        if scores.ids_NU is not None:
+            ids = [
+                [tokens[column] if column < len(tokens) else -1 for column in part]
+                for part, tokens in zip(ids, scores.ids_NU, strict=True)
+            ]
         confidences = chosen
         if scores.locations is not None and any(self.masks.is_location(token) for part in ids for token in part):
+            ids_NK = torch.tensor(ids, device=columns_NK.device)
             confidences = self.confidences(ids_NK, chosen_NK, logprobs_NU[:, scores.locations]).tolist()
         return [list(zip(*part, strict=True)) for part in zip(ids, chosen, confidences, strict=True)]
 
     def confidences(self, ids_NK: Tensor, chosen_NK: Tensor, locations_NL: Tensor) -> Tensor:
         """What was `chosen`, but a location counts its neighbours among `locations` in; all are log-probabilities."""
         bins_NK = self.location_bins_V[ids_NK]
-        mass_NK = _mass_near(bins_NK, locations_NL.exp(), LOCATION_WINDOW).clamp(max=1.0)
+        reach = _reach(bins_NK, LOCATION_WINDOW, len(self.bins_L))
+        mass_NK = _between(_cumulative(locations_NL.exp()), *reach).clamp(max=1.0)
         # The difference of two sums can round below the bin's own probability.
         windowed_NK = torch.maximum(mass_NK.log(), chosen_NK)
         return torch.where(bins_NK < 0, chosen_NK, windowed_NK)
@@ -192,22 +222,37 @@ class Chooser:
         if not windows:
             return
         rows = list(windows)
-        window_R1 = torch.tensor(list(windows.values()), device=columns_NK.device)[:, None]
         logprobs_RU = logprobs_NU if len(rows) == len(running) else logprobs_NU[rows]
+        other_R1, column_R1 = self._best_other(logprobs_RU, locations)
         logprobs_RL = logprobs_RU[:, locations]
-        together_R = logprobs_RL.logsumexp(-1)
-        others_RU = logprobs_RU.clone()
-        others_RU[:, locations] = -torch.inf
-        other_R, column_R = others_RU.max(-1)
-        mass_RL = (logprobs_RL - together_R[:, None]).exp()
-        within_RL = _mass_near(self.bins_L.expand_as(mass_RL), mass_RL, window_R1)
+        cumulative_RL = _cumulative(logprobs_RL.exp())
+        together_R1 = cumulative_RL[:, -1:]
+        within_RL = _between(cumulative_RL, *self._reach_of_all(list(windows.values())))
         within_RL = within_RL.masked_fill(logprobs_RL == -torch.inf, -1.0)
         # Of a plateau (few bins hold all there is) the middle, which is where the mass lies.
-        best_RL = within_RL >= within_RL.amax(-1, keepdim=True) - 1e-6
-        middle_R1 = best_RL.sum(-1, keepdim=True) // 2
-        bin_R = (best_RL.cumsum(-1) <= middle_R1).sum(-1)
-        located_R = bin_R if isinstance(locations, slice) else self.location_ids_L[bin_R]
-        columns_NK[rows, 0] = torch.where(other_R >= together_R, column_R, located_R)
+        best_RL = within_RL >= within_RL.amax(-1, keepdim=True) - 1e-6 * together_R1
+        so_far_RL = best_RL.cumsum(-1)
+        bin_R1 = (so_far_RL <= so_far_RL[:, -1:] // 2).sum(-1, keepdim=True)
+        located_R1 = bin_R1 if isinstance(locations, slice) else self.location_ids_L[bin_R1]
+        columns_NK[rows, :1] = torch.where(other_R1.exp() >= together_R1, column_R1, located_R1)
+
+    def _best_other(self, logprobs_RU: Tensor, locations: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability and column of each row's best token that is no location."""
+        if isinstance(locations, slice):
+            if locations.stop == logprobs_RU.shape[1]:  # within a box nothing else comes
+                return logprobs_RU.new_full((1, 1), -torch.inf), self.bins_L[:1]
+            best_R1, column_R1 = logprobs_RU[:, locations.stop :].max(-1, keepdim=True)
+            return best_R1, column_R1 + locations.stop
+        others_RU = logprobs_RU.clone()
+        others_RU[:, locations] = -torch.inf
+        return others_RU.max(-1, keepdim=True)
+
+    def _reach_of_all(self, windows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`_reach` of every bin, a row for each window."""
+        for window in {*windows} - {*self._reach}:
+            self._reach[window] = _reach(self.bins_L, window, len(self.bins_L))
+        low_RL, high_RL = (torch.stack(parts) for parts in zip(*(self._reach[w] for w in windows), strict=True))
+        return low_RL, high_RL
 
     def _window(self, search: Search, hypothesis: Hypothesis) -> int | None:
         """Of greedy search, where a location may come."""
@@ -235,16 +280,6 @@ class Chooser:
             columns_NK[n, 0] = order[min(index, size - 1)]
 
 
-def _is_forced(allowed: Allowed | None, search: Search) -> bool:
-    """Whether one token may come, which then has all the probability. A third of the steps over attributes are such.
-
-    Sampling draws for it all the same, so that seeds keep their meaning.
-    """
-    if allowed is None or allowed.locations or len(allowed.others) != 1:
-        return False
-    return search.decoding.num_beams == 1 and search.generator is None
-
-
 def _argmax(x_NU: Tensor) -> Tensor:
     """Column of each row's largest, N x 1. On a CPU numpy's is the faster one: 15 against 104 microseconds for 16 rows
     of 6,144."""
@@ -253,9 +288,15 @@ def _argmax(x_NU: Tensor) -> Tensor:
     return x_NU.argmax(-1, keepdim=True)
 
 
-def _mass_near(bins: Tensor, mass: Tensor, window: int | Tensor) -> Tensor:
-    """What lies within `window` bins of each of `bins`; the last dimension of `mass` is the locations'."""
-    cumulative = F.pad(mass.cumsum(-1), (1, 0))
-    last = cumulative.shape[-1] - 1
-    low, high = (bins - window).clamp(0, last), (bins + window + 1).clamp(0, last)
+def _cumulative(mass: Tensor) -> Tensor:
+    """What lies below each bin, with what lies below the end: one column more."""
+    return F.pad(mass.cumsum(-1), (1, 0))
+
+
+def _reach(bins: Tensor, window: int, num_bins: int) -> tuple[Tensor, Tensor]:
+    """The first bin within `window` of each of `bins`, and the first above it that is not."""
+    return (bins - window).clamp(0, num_bins), (bins + window + 1).clamp(0, num_bins)
+
+
+def _between(cumulative: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return cumulative.gather(-1, high) - cumulative.gather(-1, low)

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm.choose import Candidate, Chooser
+from vlm.choose import Chooser
 from vlm.processor import pack
-from vlm.search import Hypothesis, Search
-from vlm.token_masks import Automaton, TokenMasks
+from vlm.search import Candidate, Hypothesis, Search
+from vlm.token_masks import Automaton, Run, TokenMasks
 
 __all__ = ["Decoding", "Generated", "Job", "decode_bytes", "generate", "score_candidates"]
 
@@ -36,6 +36,9 @@ PADDING = -1
 
 Slot = tuple[int, int]
 """A job and which of its beams."""
+
+Going = dict[int, list[tuple[int, list[int]]]]
+"""For every job that goes on what `Search.go` gives."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +151,7 @@ def generate(model: Any, masks: TokenMasks, features: Any, jobs: Sequence[Job]) 
     if not jobs:
         return []
     rows = _rows([job.image for job in jobs])
-    weights = model.step_weights()
+    weights, bos_id = model.step_weights(), model.config.decoder_start_token_id
     memory = _memory(
         model,
         features,
@@ -163,14 +166,14 @@ def generate(model: Any, masks: TokenMasks, features: Any, jobs: Sequence[Job]) 
     device = memory.segments_BM.device
     state = model.start_decode(memory, segments.to(device), weights)
     chooser = Chooser(masks, weights.table_VD)
-    pad_id, bos_id = model.config.pad_token_id, model.config.decoder_start_token_id
-    token_ids = torch.where(segments == PADDING, pad_id, bos_id)
-    while grid:
-        hidden_BPD = model.decode_step(token_ids.to(device), state)
-        going = _advance(hidden_BPD, grid, searches, chooser)
+    going: Going = {job: [(0, [bos_id, *search.forced()])] for job, search in enumerate(searches)}
+    while any(not search.done for search in searches):
+        feeds = _feeds(grid, searches, going)
+        hidden_FD = _feed(model, state, grid, feeds)
+        going = _choose(hidden_FD, feeds, chooser)
         before, grid = grid, _compact(grid, searches)
         if grid:
-            token_ids = _move(state, before, grid, going, pad_id)
+            _move(state, before, grid, going)
     return [_finish(search.result(), masks) for search in searches]
 
 
@@ -179,25 +182,71 @@ def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def _advance(
-    hidden_BPD: Tensor, grid: Sequence[Sequence[Slot]], searches: Sequence[Search], chooser: Chooser
-) -> dict[int, list[tuple[int, int]]]:
-    """Choose the next tokens: for every job that ran (parent beam, token) of each beam that goes on."""
-    width = hidden_BPD.shape[1]
-    indices, jobs, running = [], [], []
-    for b, row in enumerate(grid):
-        for p, (job, beam) in enumerate(row):
-            hypothesis = searches[job].running(beam)
-            if hypothesis is not None:
-                indices.append(b * width + p)
-                jobs.append(job)
-                running.append((searches[job], hypothesis))
-    hidden_ND = hidden_BPD.flatten(0, 1)
+@dataclass(frozen=True, slots=True)
+class _Feed:
+    """What a running sequence is fed.
+
+    Attributes:
+        start: position of the first token.
+        token_ids: tokens that are taken.
+        run: tokens that will probably be. They go along, as a token more in a step costs less than a step more, and
+            where another is taken they are written over.
+    """
+
+    search: Search
+    hypothesis: Hypothesis
+    start: int
+    token_ids: list[int]
+    run: Run
+
+
+def _feeds(grid: Sequence[Sequence[Slot]], searches: Sequence[Search], going: Going) -> dict[Slot, _Feed]:
+    """By slot, in the grid's order; nothing for those of jobs that are done, and of beams that there are not yet."""
+    feeds = {}
+    for job, beam in itertools.chain.from_iterable(grid):
+        search = searches[job]
+        hypothesis = search.running(beam)
+        if hypothesis is not None:
+            token_ids = going[job][beam][1]
+            start = len(hypothesis.token_ids) + 1 - len(token_ids)
+            feeds[job, beam] = _Feed(search, hypothesis, start, token_ids, search.run())
+    return feeds
+
+
+def _feed(model: Any, state: Any, grid: Sequence[Sequence[Slot]], feeds: dict[Slot, _Feed]) -> Tensor:
+    """The decoder's states from which tokens are chosen, F x D: of every feed that of its last taken token, then those
+    of its run."""
+    width = max(map(len, grid))
+    places = [b * width + p for b, row in enumerate(grid) for p, slot in enumerate(row) if slot in feeds]
+    lengths = [len(feed.token_ids) + len(feed.run) for feed in feeds.values()]
+    if set(lengths) == {1} and all(feed.start == state.position for feed in feeds.values()):
+        token_ids = [model.config.pad_token_id] * (len(grid) * width)
+        for place, feed in zip(places, feeds.values(), strict=True):
+            token_ids[place] = feed.token_ids[0]
+        token_ids_BP = torch.tensor(token_ids, device=state.cross_mask.device).view(len(grid), width)
+        hidden, chosen_at = model.decode_step(token_ids_BP, state).flatten(0, 1), places
+    else:
+        runs: list[tuple[int, Sequence[int]]] = [(0, ())] * (len(grid) * width)
+        chosen_at = []
+        for place, feed, fed in zip(places, feeds.values(), itertools.accumulate(lengths), strict=True):
+            runs[place] = feed.start, [*feed.token_ids, *(token for token, _ in feed.run)]
+            chosen_at += range(fed - len(feed.run) - 1, fed)
+        hidden = model.decode_runs(runs, state)
+    return hidden if len(chosen_at) == len(hidden) else hidden[chosen_at]
+
+
+def _choose(hidden_FD: Tensor, feeds: dict[Slot, _Feed], chooser: Chooser) -> Going:
+    running, jobs, runs = [], [], {}
+    for (job, _), feed in feeds.items():
+        runs[job] = feed.run
+        for hypothesis in (feed.hypothesis, *(Hypothesis(grammar=grammar) for _, grammar in feed.run)):
+            running.append((feed.search, hypothesis))
+            jobs.append(job)
     candidates: dict[int, list[list[Candidate]]] = {}
-    chosen = chooser(hidden_ND if len(indices) == len(hidden_ND) else hidden_ND[indices], running)
-    for job, best in zip(jobs, chosen, strict=True):
+    for job, best in zip(jobs, chooser(hidden_FD, running), strict=True):
         candidates.setdefault(job, []).append(best)
-    return {job: searches[job].advance(best) for job, best in candidates.items()}
+    searches = {job: feed.search for (job, _), feed in feeds.items()}
+    return {job: searches[job].go(best, runs[job]) for job, best in candidates.items()}
 
 
 def _compact(grid: list[list[Slot]], searches: Sequence[Search]) -> list[list[Slot]]:
@@ -210,33 +259,21 @@ def _compact(grid: list[list[Slot]], searches: Sequence[Search]) -> list[list[Sl
     return running if area <= 7 / 8 * len(grid) * max(map(len, grid)) else grid
 
 
-def _move(
-    state: Any,
-    before: Sequence[Sequence[Slot]],
-    after: Sequence[Sequence[Slot]],
-    going: dict[int, list[tuple[int, int]]],
-    pad_id: int,
-) -> Tensor:
-    """Bring the caches into the order of the grid `after`, and give the tokens that come next, B x P."""
-    moves = [
-        [going[job][beam] if beam < len(going.get(job, ())) else (beam, pad_id) for job, beam in row] for row in after
-    ]
-    stays = all(
-        parent == beam
-        for row, moved in zip(after, moves, strict=True)
-        for (_, beam), (parent, _) in zip(row, moved, strict=True)
-    )
-    if after is not before or not stays:  # moving the caches costs a copy
-        places = {slot: (b, p) for b, row in enumerate(before) for p, slot in enumerate(row)}
-        parents = [
-            [places[job, parent][1] for (job, _), (parent, _) in zip(row, moved, strict=True)]
-            for row, moved in zip(after, moves, strict=True)
-        ]
-        device = state.cross_mask.device
-        rows = torch.tensor([places[row[0]][0] for row in after], device=device)
-        state.select(rows, _padded(parents, 0).to(device))
-    tokens = [[token for _, token in moved] for moved in moves]
-    return _padded(tokens, pad_id)
+def _move(state: Any, before: Sequence[Sequence[Slot]], after: Sequence[Sequence[Slot]], going: Going) -> None:
+    """Bring the caches into the order of the grid `after`, each beam with the history of the one it comes from."""
+
+    def parent(slot: Slot) -> Slot:
+        job, beam = slot
+        beams = going.get(job, ())
+        return job, beams[beam][0] if beam < len(beams) else beam
+
+    if after is before and all(slot == parent(slot) for row in after for slot in row):
+        return  # moving the caches costs a copy
+    places = {slot: (b, p) for b, row in enumerate(before) for p, slot in enumerate(row)}
+    parents = [[places[parent(slot)][1] for slot in row] for row in after]
+    device = state.cross_mask.device
+    rows = torch.tensor([places[row[0]][0] for row in after], device=device)
+    state.select(rows, _padded(parents, 0).to(device))
 
 
 @torch.inference_mode()

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vlm.token_masks import Automaton, GrammarState, TokenMasks
+from vlm.token_masks import Automaton, GrammarState, Run, TokenMasks
 
 if TYPE_CHECKING:
     from vlm.generate import Decoding
 
-__all__ = ["Hypothesis", "Search"]
+__all__ = ["Candidate", "Hypothesis", "Search"]
+
+Candidate = tuple[int, float, float]
+"""Token, log-probability and confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,68 @@ class Search:
     def running(self, beam: int) -> Hypothesis | None:
         return self.beams[beam] if beam < len(self.beams) and not self.done else None
 
-    def advance(self, candidates: Sequence[Sequence[tuple[int, float, float]]]) -> list[tuple[int, int]]:
+    @property
+    def greedy(self) -> bool:
+        """Whether it takes the best token and no other. Sampling draws even where one token may come, so that seeds
+        keep their meaning, and beams are compared token by token."""
+        return self.decoding.num_beams == 1 and self.generator is None
+
+    def run(self) -> Run:
+        """Tokens that a greedy search will probably go on with, though it has not taken them."""
+        grammar = self.beams[0].grammar
+        if grammar is None or not self.greedy:
+            return ()
+        return self.masks.run(grammar)[: self.decoding.max_new_tokens - len(self.beams[0].token_ids) - 1]
+
+    def forced(self) -> list[int]:
+        """Take the tokens that alone may come, and thus have all the probability, as long as there are such."""
+        taken: list[int] = []
+        while not self.done and self.greedy and (grammar := self.beams[0].grammar) is not None:
+            only = self.masks.allowed_in(grammar).only
+            if only < 0:
+                break
+            self.advance([[(only, 0.0, 0.0)]])
+            taken.append(only)
+        return taken
+
+    def go(self, candidates: Sequence[Sequence[Candidate]], run: Run) -> list[tuple[int, list[int]]]:
+        """Take a step, or as many as a run turns out to be right.
+
+        Args:
+            candidates: for each running sequence those that `advance` takes; of a greedy search also for the run: after
+                each of its tokens the next.
+
+        Returns:
+            Of each sequence that goes on the parent, and the tokens that the model has not seen; empty when the search
+            is done.
+        """
+        if not self.greedy:
+            return [(parent, [token]) for parent, token in self.advance(candidates)]
+        likely = [*(token for token, _ in run), None]
+        for best, token in zip(candidates, likely, strict=True):
+            going = self.advance([best])
+            if not going or going[0][1] != token:
+                break
+        unseen = [token for _, token in going]
+        unseen += self.forced()
+        return [] if self.done else [(0, unseen)]
+
+    def advance(self, candidates: Sequence[Sequence[Candidate]]) -> list[tuple[int, int]]:
         """Take one step.
 
         Args:
-            candidates: for each running sequence its (token, log-probability, confidence), best first.
+            candidates: for each running sequence its own, best first.
 
         Returns:
             (parent, token) of each sequence that goes on; empty when the search is done.
         """
         width = self.decoding.num_beams
+        if width == 1:
+            return self._advance_alone(*candidates[0][0])
         options = [
             (beam.total + logprob, parent, token, logprob, confidence)
             for parent, (beam, best) in enumerate(zip(self.beams, candidates, strict=False))
-            for token, logprob, confidence in (best[:1] if width == 1 else best)
+            for token, logprob, confidence in best
             if logprob > float("-inf")
         ]
         options.sort(key=lambda option: -option[0])  # stable: ties go to the better parent, then the better token
@@ -77,6 +128,19 @@ class Search:
         length = len(self.beams[0].token_ids)
         self.done = not beams or length >= self.decoding.max_new_tokens or self._settled()
         return [] if self.done else going
+
+    def _advance_alone(self, token: int, logprob: float, confidence: float) -> list[tuple[int, int]]:
+        """`advance` without beams, which most searches do and every step waits for."""
+        if not logprob > float("-inf"):  # nothing may come
+            self.done = True
+            return []
+        grown = self._grow(self.beams[0], token, logprob, confidence)
+        if grown.finished:
+            self.best = grown
+        else:
+            self.beams = [grown]
+        self.done = grown.finished or len(grown.token_ids) >= self.decoding.max_new_tokens
+        return [] if self.done else [(0, token)]
 
     def result(self) -> Hypothesis:
         """The best finished sequence, or, where the limit cut every one, the best so far."""

@@ -10,6 +10,7 @@ are kept, so a state is walked once.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +25,7 @@ LOCATION = 256
 """The grammar's symbol for any location token; 0..255 are bytes."""
 
 _MAX_AUTOMATA = 64  # attributes have a grammar for each set asked; the masks of old ones are dropped
+_MAX_RUN = 16
 
 
 class Automaton(Protocol):
@@ -68,14 +70,31 @@ class Allowed:
     Attributes:
         mask: V bool.
         others: token ids that are no locations, in rising order; among them eos where the text may end.
-        first: the first of them, -1 where there is none.
+        ids: the same as a list, which is read far faster.
         locations: whether a location may come. All of them, or none: `TokenMasks.mask` leaves out swapped corners.
+        only: the token that alone may come; -1 where there are several.
+        likely: where the text can go on in one way only, the longest token of it, which is how a tokenizer writes
+            such text (it may end instead); -1 where there is a choice.
     """
 
     mask: Tensor
     others: Tensor
-    first: int
+    ids: list[int]
     locations: bool
+    only: int
+    likely: int
+
+
+Run = tuple[tuple[int, GrammarState], ...]
+"""Tokens, each with the state after it."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was found of an automaton's states."""
+
+    allowed: dict[int, Allowed] = field(default_factory=dict)
+    runs: dict[int, Run] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -156,7 +175,7 @@ class TokenMasks:
         self.location_ids: Tensor = (bins >= 0).nonzero()[:, 0][order]
         """Token ids of the locations, by bin."""
         self._bins: list[int] = bins.tolist()  # an element of a list is read far faster than one of a tensor
-        self._allowed: OrderedDict[Automaton, dict[int, Allowed]] = OrderedDict()
+        self._known: OrderedDict[Automaton, _Known] = OrderedDict()
 
     def _add(self, data: bytes, token_id: int) -> None:
         if not data:
@@ -181,19 +200,43 @@ class TokenMasks:
 
     def allowed_in(self, state: GrammarState) -> Allowed:
         """What the automaton allows, whatever box is being written; found once for a state of it, then kept."""
-        states = self._allowed.get(state.automaton)
-        if states is None:
-            states = self._allowed[state.automaton] = {}
-            while len(self._allowed) > _MAX_AUTOMATA:
-                self._allowed.popitem(last=False)
-        else:
-            self._allowed.move_to_end(state.automaton)
-        if state.state not in states:
+        allowed = self._of(state.automaton).allowed
+        if state.state not in allowed:
             mask = self._walk(state.automaton, state.state)
             others = (mask & (self.location_bins < 0)).nonzero()[:, 0]
-            first = int(others[0]) if len(others) else -1
-            states[state.state] = Allowed(mask, others, first, state.automaton.step(state.state, LOCATION) is not None)
-        return states[state.state]
+            locations = state.automaton.step(state.state, LOCATION) is not None
+            ids = others.tolist()
+            only = ids[0] if len(ids) == 1 and not locations else -1
+            likely = -1 if locations else self._likely(ids)
+            allowed[state.state] = Allowed(mask, others, ids, locations, only, likely)
+        return allowed[state.state]
+
+    def run(self, state: GrammarState) -> Run:
+        """The likely tokens from a state on, in which the grammar leaves no choice but how to cut them, or to end."""
+        runs = self._of(state.automaton).runs
+        if state.state not in runs:
+            run: list[tuple[int, GrammarState]] = []
+            after = state
+            while len(run) < _MAX_RUN and (token := self.allowed_in(after).likely) >= 0:
+                after = self.next_state(after, token)
+                run.append((token, after))
+            runs[state.state] = tuple(run)
+        return runs[state.state]
+
+    def _of(self, automaton: Automaton) -> _Known:
+        known = self._known.get(automaton)
+        if known is None:
+            known = self._known[automaton] = _Known()
+            while len(self._known) > _MAX_AUTOMATA:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(automaton)
+        return known
+
+    def _likely(self, token_ids: Sequence[int]) -> int:
+        texts = {token: self._bytes[token] for token in token_ids if token != self.eos_id}
+        longest = max(texts, key=lambda token: len(texts[token]), default=-1)
+        return longest if all(texts[longest].startswith(text) for text in texts.values()) else -1
 
     def _walk(self, automaton: Automaton, state: int) -> Tensor:
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)

@@ -31,7 +31,7 @@ from vlm.model.layers import (
 )
 from vlm.model.losses import sum_losses
 from vlm.model.masks import IMAGE, PADDING, additive, causal_mask, cross_mask, prompt_mask
-from vlm.model.stepping import DecodeState, LayerStep, SelfCache, StepWeights
+from vlm.model.stepping import DecodeState, LayerStep, Runs, SelfCache, StepWeights
 from vlm.model.tower import ConvTower
 from vlm.model.vision import VisionTower
 
@@ -293,6 +293,17 @@ class OneLookModel(PreTrainedModel):
         for step, cross, past in zip(state.weights.layers, state.cross, state.past, strict=True):
             hidden = step(hidden, state.position, cross, state.cross_mask, past)
         state.position += 1
+        return self.final_norm(hidden)
+
+    def decode_runs(self, runs: Sequence[tuple[int, Sequence[int]]], state: DecodeState) -> Tensor:
+        """Feed a run of tokens to every slot, of any length and from its own position on (see `Runs`); returns the
+        decoder states of all tokens, R x D, slot by slot. A token fed at a position is forgotten when another is."""
+        laid = Runs(runs, state.cross_mask.device, state.cross_mask.dtype)
+        cross_mask = state.cross_mask.repeat_interleave(laid.longest, dim=2)
+        hidden = self.target_norm(F.embedding(laid.token_ids_R, state.weights.table_VD))
+        for step, cross, past in zip(state.weights.layers, state.cross, state.past, strict=True):
+            hidden = step.several(hidden, laid, cross, cross_mask, past)
+        state.position = max(state.position, laid.end)
         return self.final_norm(hidden)
 
     # -- training ------------------------------------------------------------------------------------

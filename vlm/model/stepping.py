@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,50 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm.model.layers import Attention, DecoderLayer, Norm, rotary
+from vlm.model.masks import additive
+
+
+class Runs:
+    """New tokens of N sequences: of each a run, which may be empty, from a position of its own on.
+
+    Products are taken over the R tokens; for attention they are spread over a grid, N x the longest run, T.
+
+    Args:
+        runs: for every sequence the position of its first new token, and its new tokens; one at least has some.
+
+    Attributes:
+        token_ids_R, positions_R, sequences_R: in the order of the sequences.
+        end: the length of the longest sequence, the new tokens with it.
+    """
+
+    def __init__(self, runs: Sequence[tuple[int, Sequence[int]]], device: torch.device, dtype: torch.dtype) -> None:
+        self.num_sequences, self.longest = len(runs), max(len(tokens) for _, tokens in runs)
+        self.end = max(start + len(tokens) for start, tokens in runs if tokens)
+        rows = [
+            (token, start + t, n, n * self.longest + t)
+            for n, (start, tokens) in enumerate(runs)
+            for t, token in enumerate(tokens)
+        ]
+        parts = torch.tensor(rows).T.contiguous().to(device)
+        self.token_ids_R, self.positions_R, self.sequences_R, self._cells_R = parts.unbind()
+        num_cells = self.num_sequences * self.longest
+        self._grid: Tensor | None = None
+        if len(rows) < num_cells:
+            # An empty cell has a token of someone, so that its softmax is over something; what comes out is not read.
+            self._grid = self._cells_R.new_zeros(num_cells)
+            self._grid[self._cells_R] = torch.arange(len(rows), device=device)
+        past_NTK = torch.arange(self.end, device=device) <= self.spread(self.positions_R)[..., None]
+        self.mask_N1TK = additive(past_NTK, dtype)[:, None]
+
+    def spread(self, x_R: Tensor) -> Tensor:
+        """R x ... to N x T x ...."""
+        x = x_R if self._grid is None else x_R[self._grid]
+        return x.unflatten(0, (self.num_sequences, self.longest))
+
+    def collect(self, x_NT: Tensor) -> Tensor:
+        """N x T x ... to R x ...."""
+        x = x_NT.flatten(0, 1)
+        return x if self._grid is None else x[self._cells_R]
 
 
 class SelfCache:
@@ -26,21 +70,31 @@ class SelfCache:
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values, with those of the new tokens at the end."""
+        """All keys and values, with those of one new token of every sequence at the end."""
         start, end = self.length, self.length + key.shape[2]
-        if self._buffers is None or end > self._buffers[0].shape[2]:
-            self._buffers = self._grown(key, end), self._grown(value, end, 1)
-        for buffer, new in zip(self._buffers, (key, value), strict=True):
+        buffers = self._room(key, len(key), end)
+        for buffer, new in zip(buffers, (key, value), strict=True):
             buffer[:, :, start:end] = new
-        self.length = end
-        return self._buffers[0][:, :, :end], self._buffers[1][:, :, :end]
+        return buffers[0][:, :, :end], buffers[1][:, :, :end]
 
-    def _grown(self, new: Tensor, end: int, index: int = 0) -> Tensor:
-        number, heads, _, width = new.shape
-        buffer = new.new_empty(number, heads, max(16, 2 * end), width)
-        if self._buffers is not None:
-            buffer[:, :, : self.length] = self._buffers[index][:, :, : self.length]
-        return buffer
+    def write(self, key_RHE: Tensor, value_RHE: Tensor, runs: Runs) -> tuple[Tensor, Tensor]:
+        """All keys and values, with those of the runs in their places; what was there before is written over."""
+        buffers = self._room(key_RHE, runs.num_sequences, runs.end)
+        for buffer, new in zip(buffers, (key_RHE, value_RHE), strict=True):
+            buffer[runs.sequences_R, :, runs.positions_R] = new
+        return buffers[0][:, :, : runs.end], buffers[1][:, :, : runs.end]
+
+    def _room(self, new: Tensor, number: int, end: int) -> tuple[Tensor, Tensor]:
+        if self._buffers is None or end > self._buffers[0].shape[2]:
+            heads, width = new.shape[1], new.shape[-1]
+            # Zeros, as a place that is masked out still is multiplied with: by nothing, which no nan bears.
+            key, value = (new.new_zeros(number, heads, max(16, 2 * end), width) for _ in range(2))
+            if self._buffers is not None:
+                for buffer, old in zip((key, value), self._buffers, strict=True):
+                    buffer[:, :, : self.length] = old[:, :, : self.length]
+            self._buffers = key, value
+        self.length = max(self.length, end)
+        return self._buffers
 
     def select(self, sequences: Tensor) -> None:
         """Keep these of the N sequences, in this order; one may come several times."""
@@ -81,16 +135,21 @@ class QueryKeyValue:
         swapped_norms = self._norms_21E.roll(self.head_dim // 2, -1)
         return own, torch.cat([-sin_L11E, sin_L11E], dim=-1) * swapped_norms
 
-    def __call__(self, x_ND: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, N x H x 1 x E each, of one token of each of N sequences."""
-        while position >= len(self._turns_L21E[0]):
+    def __call__(self, x_ND: Tensor, position: int | Tensor, end: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, N x H x E each, of N tokens.
+
+        Args:
+            position: of all of them, or of each.
+            end: above every position.
+        """
+        while end > len(self._turns_L21E[0]):
             self._turns_L21E = self._turns(2 * len(self._turns_L21E[0]))
-        own_21E, other_21E = (part[position] for part in self._turns_L21E)
+        own, other = (part[position] for part in self._turns_L21E)
         projected_N3HE = F.linear(x_ND, self.weight).unflatten(-1, (3, self.num_heads, self.head_dim))
         normed_N2HE = F.layer_norm(projected_N3HE[:, :2], (self.head_dim,), None, None, self.eps)
-        turned_N2HE = normed_N2HE * own_21E + normed_N2HE.roll(self.head_dim // 2, -1) * other_21E
+        turned_N2HE = normed_N2HE * own + normed_N2HE.roll(self.head_dim // 2, -1) * other
         query_NHE, key_NHE = turned_N2HE.to(projected_N3HE.dtype).unbind(1)
-        return query_NHE.unsqueeze(2), key_NHE.unsqueeze(2), projected_N3HE[:, 2].unsqueeze(2)
+        return query_NHE, key_NHE, projected_N3HE[:, 2]
 
 
 Map = Callable[[Tensor], Tensor]
@@ -107,8 +166,9 @@ def _norm(norm: Norm) -> Map:
 
 
 class LayerStep:
-    """One new token through a decoder layer, in each of P slots: what `DecoderLayer` does, without dropout and without
-    its modules, since calling those takes as long as what they do with so few tokens. It carries no gradients.
+    """New tokens through a decoder layer, in each of P slots one (a call) or a run (`several`): what `DecoderLayer`
+    does, without dropout and without its modules, since calling those takes as long as what they do with so few tokens.
+    It carries no gradients.
     """
 
     def __init__(self, layer: DecoderLayer) -> None:
@@ -130,14 +190,36 @@ class LayerStep:
         Args:
             cross_mask: True or 0 where a slot may look, False or -inf elsewhere.
         """
-        query_NH1E, *key_value = self.project(self.self_norm(x_BPD).flatten(0, 1), position)
+        projected = self.project(self.self_norm(x_BPD).flatten(0, 1), position, position + 1)
+        query_NH1E, *key_value = (part.unsqueeze(2) for part in projected)
         mixed_NH1E = F.scaled_dot_product_attention(query_NH1E, *past.append(*key_value))
         x_BPD = x_BPD + self.self_out(mixed_NH1E.reshape(x_BPD.shape))
-        query_BPHE = self.query_norm(self.query(self.cross_norm(x_BPD)).unflatten(-1, self._heads))
-        mixed_BHPE = F.scaled_dot_product_attention(query_BPHE.transpose(1, 2), *cross, attn_mask=cross_mask)
-        x_BPD = x_BPD + self.out(mixed_BHPE.transpose(1, 2).flatten(2))
-        gate, up = self.gate_up(self.mlp_norm(x_BPD)).chunk(2, dim=-1)
-        return x_BPD + self.down(F.silu(gate) * up)
+        mixed_BHPE = F.scaled_dot_product_attention(self._asked(x_BPD).transpose(1, 2), *cross, attn_mask=cross_mask)
+        return self._told(x_BPD, mixed_BHPE.transpose(1, 2).flatten(2))
+
+    def several(
+        self, x_RD: Tensor, runs: Runs, cross: tuple[Tensor, Tensor], cross_mask: Tensor, past: SelfCache
+    ) -> Tensor:
+        """Runs of tokens; within a run each sees those before it. `cross_mask` is for the runs' grid, row by row."""
+        query_RHE, *key_value = self.project(self.self_norm(x_RD), runs.positions_R, runs.end)
+        query_NHTE = runs.spread(query_RHE).transpose(1, 2)
+        mixed_NHTE = F.scaled_dot_product_attention(query_NHTE, *past.write(*key_value, runs), attn_mask=runs.mask_N1TK)
+        x_RD = x_RD + self.self_out(runs.collect(mixed_NHTE.transpose(1, 2)).flatten(1))
+        query_NTHE = runs.spread(self._asked(x_RD))
+        query_BCHE = query_NTHE.reshape(len(cross_mask), -1, *self._heads)
+        mixed_BHCE = F.scaled_dot_product_attention(query_BCHE.transpose(1, 2), *cross, attn_mask=cross_mask)
+        mixed_NTD = mixed_BHCE.transpose(1, 2).reshape(*query_NTHE.shape[:2], -1)
+        return self._told(x_RD, runs.collect(mixed_NTD))
+
+    def _asked(self, x: Tensor) -> Tensor:
+        """Queries of the memory, ... x H x E."""
+        return self.query_norm(self.query(self.cross_norm(x)).unflatten(-1, self._heads))
+
+    def _told(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """With what the memory said, and through the MLP."""
+        x = x + self.out(mixed)
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
 
 
 @dataclass
@@ -161,7 +243,7 @@ class DecodeState:
         cross: every layer's keys and values of the memory.
         cross_mask: B x 1 x P x M, True or 0 where a slot may look.
         past: every layer's keys and values of the targets so far, of B * P sequences.
-        position: of the next token.
+        position: of the next token in the longest sequence.
     """
 
     weights: StepWeights

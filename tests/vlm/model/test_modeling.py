@@ -388,6 +388,45 @@ def test_a_slot_takes_over_the_history_of_another(
 
 
 @torch.no_grad()
+def test_runs_of_any_length_are_teacher_forcing(
+    tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: list[Image.Image]
+) -> None:
+    """Slots fed several tokens at once, one, or none, each from its own position; what was fed before at a position is
+    forgotten. In between a token for every slot where all are as far, and slots that go."""
+    memory, slots = slots_of_two_rows(tiny_model, tiny_processor, photos)
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(20, 500, (8, 40), generator=generator)
+    tokens[:, 0] = tiny_model.config.bos_token_id
+    state = tiny_model.start_decode(memory, slots)
+
+    def feed(starts: Sequence[int], lengths: Sequence[int], of: Sequence[int] = range(8)) -> None:
+        runs = [
+            (start, tokens[n, start : start + length].tolist())
+            for n, start, length in zip(of, starts, lengths, strict=True)
+        ]
+        logits = tiny_model.logits(tiny_model.decode_runs(runs, state))
+        assert len(logits) == sum(lengths)
+        for (start, fed), n, found in zip(runs, of, logits.split(list(lengths)), strict=True):
+            if fed:
+                whole = teacher_forced(
+                    tiny_model, memory, n // 4, int(slots[n // 4, n % 4]), tokens[n, : start + len(fed)]
+                )
+                assert_same([found], [whole[start:]])
+
+    feed([0] * 8, [1, 2, 3, 4, 2, 1, 5, 0])
+    right = tokens[2, 1:3].clone()
+    tokens[2, 1:3] = right.flip(0)
+    feed([1, 2, 1, 4, 2, 1, 5, 0], [4, 3, 4, 1, 3, 4, 0, 0])  # the third slot's second and third token are others now
+    together = tiny_model.logits(tiny_model.decode_step(tokens[:, 5].view(2, 4), state)).flatten(0, 1)
+    for n in range(7):
+        expected = teacher_forced(tiny_model, memory, n // 4, int(slots[n // 4, n % 4]), tokens[n, :6])
+        assert_same([together[n]], [expected[-1]])
+    feed([*[6] * 7, 0], [20, 1, 2, 1, 1, 1, 1, 0])  # beyond what the caches have room for
+    state.select(torch.tensor([0]), torch.tensor([[3, 1]]))
+    feed([7, 7], [1, 3], of=[3, 1])
+
+
+@torch.no_grad()
 def test_rows_and_slots_go_and_the_others_go_on(
     tiny_model: OneLookModel, tiny_processor: OneLookProcessor, photos: Sequence[Image.Image]
 ) -> None:
