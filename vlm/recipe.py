@@ -9,15 +9,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.base import Record
+from vlm.adapters import is_adapter
 from vlm.batches import count
 from vlm.build import build_model, build_processor, note_tower
 from vlm.config import TrainConfig
 from vlm.data.mixture import PackingCollator
+from vlm.families import imported
 from vlm.flops import training_flops
 from vlm.model import OneLookModel
 from vlm.processor import OneLookProcessor
 
-__all__ = ["OneLookRecipe", "Recipe", "recipe_of"]
+__all__ = ["RECIPES", "OneLookRecipe", "Recipe", "recipe_of"]
+
+
+RECIPES: Mapping[str, str] = {
+    "onelook": "vlm.recipe:OneLookRecipe",
+    "florence2": "vlm.families.florence2_training:Florence2Recipe",
+}
+"""`model_type` in a checkpoint's config.json -> module:class, imported when needed."""
 
 
 class Recipe(Protocol):
@@ -86,10 +95,23 @@ class OneLookRecipe:
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """By the `model_type` of the checkpoint that the run starts from; ours for a YAML shape."""
-    file = Path(config.model) / "config.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("model_type") == "florence2":
-        from vlm.families.florence2_training import Florence2Recipe
+    """By the `model_type` of the checkpoint that the run starts from; ours for a YAML shape.
 
-        return Florence2Recipe(config)
-    return OneLookRecipe(config)
+    Raises:
+        ValueError: an adapter, or a checkpoint of a family that is not trained here.
+    """
+    folder = Path(config.model)
+    if is_adapter(folder):
+        raise ValueError(
+            f"model {config.model!r} is an adapter; go on from its run's `export: merged`, or name its base checkpoint"
+        )
+    file = folder / "config.json"
+    if not file.is_file():
+        return OneLookRecipe(config)
+    model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    if model_type not in RECIPES:
+        raise ValueError(
+            f"model {config.model}: model_type {model_type!r} is not trained here, only: {', '.join(RECIPES)}"
+        )
+    recipe: Recipe = imported(RECIPES[model_type])(config)
+    return recipe

@@ -23,7 +23,17 @@ from tasks.grammar import Grammar
 from vlm.generate import Decoding, Generated
 from vlm.token_masks import Automaton
 
-__all__ = ["FAMILIES", "Family", "Prompt", "TaskForm", "family_class", "load_family", "make_family", "task_form"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Prompt",
+    "TaskForm",
+    "family_class",
+    "imported",
+    "load_family",
+    "make_family",
+    "task_form",
+]
 
 FAMILIES: Mapping[str, str] = {
     "onelook": "vlm.families.onelook:OneLook",
@@ -159,6 +169,11 @@ def family_class(model_type: Any) -> type[Family]:
     """Raises ValueError for a family that is not known."""
     if model_type not in FAMILIES:
         raise ValueError(f"model_type {model_type!r} is not a known family; known: {', '.join(FAMILIES)}")
-    module, name = FAMILIES[model_type].split(":")
-    family: type[Family] = getattr(importlib.import_module(module), name)
+    family: type[Family] = imported(FAMILIES[model_type])
     return family
+
+
+def imported(place: str) -> Any:
+    """What is called so: "module:name"."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)

@@ -69,10 +69,11 @@ class T5Gemma2(TransformersFamily):
         found: float | None = self.model.config.decoder.final_logit_softcapping
         return found
 
-    def _pixels(self, images: Sequence[Image.Image]) -> Any:
+    @staticmethod
+    def pixels(processor: Any, images: Sequence[Image.Image]) -> Any:
         # The tower's picture is the whole photo, as the prompt has one place for it.
         rgb = [image.convert("RGB") for image in images]
-        return self.processor.image_processor(rgb, return_tensors="pt", do_pan_and_scan=False)
+        return processor.image_processor(rgb, return_tensors="pt", do_pan_and_scan=False)
 
     def _target_ids(self, text: str) -> list[int]:
         tokenizer = self.processor.tokenizer

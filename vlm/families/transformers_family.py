@@ -91,8 +91,9 @@ class TransformersFamily(abc.ABC):
     def vocab_size(self) -> int:
         """Width of the logits."""
 
+    @staticmethod
     @abc.abstractmethod
-    def _pixels(self, images: Sequence[Image.Image]) -> Any:
+    def pixels(processor: Any, images: Sequence[Image.Image]) -> Any:
         """What the processor makes of images, `pixel_values` in it."""
 
     @abc.abstractmethod
@@ -160,7 +161,7 @@ class TransformersFamily(abc.ABC):
         parts = []
         with evaluating(self.model):
             for start in range(0, len(images), at_once):
-                pixels = self._pixels(images[start : start + at_once])
+                pixels = self.pixels(self.processor, images[start : start + at_once])
                 found = self.model.get_image_features(pixels["pixel_values"].to(weight.device, weight.dtype))
                 parts.append(found.pooler_output)
         return Features(torch.cat(parts))
