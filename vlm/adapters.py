@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vlm.adapter import ADAPTER_FILE, ALSO_TRAINED, BASE, PREFIX, checksum_of, name_base
+from vlm.adapter import ADAPTER_FILE, ADDED_TOKENS, ALSO_TRAINED, BASE, PREFIX, checksum_of, name_base
 from vlm.atomic import replacing_folder
 from vlm.calibrate import FILE as CALIBRATION_FILE
 from vlm.calibrate import Calibration
@@ -56,14 +56,14 @@ class Adapters:
     """
 
     def __init__(self, family: Family, base: str | os.PathLike[str]) -> None:
-        self.family, self.base, model = family, os.fspath(base), family.model
+        self.family, self.base = family, os.fspath(base)
         self.in_use: str | None = None
         self.calibrations: dict[str | None, Calibration | None] = {}
         self._folders: dict[str, Path] = {}
         self._tuner: LoraModel | None = None
         # What else an adapter has trained, and what the model has there.
         self._also: dict[str | None, dict[str, Tensor]] = {None: {}}
-        self._budgets: dict[str | None, int | None] = {None: getattr(model.config, "patch_budget", None)}
+        self._switch = family.switch()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,17 +124,16 @@ class Adapters:
             )
         self.use(None)
         told, weights, also = read or _read(folder)
+        added_tokens = also.pop(ADDED_TOKENS, None)
         try:
             self._require_base(folder, told, also)
+            self._switch.add(name, folder, added_tokens)
             self._lay(name, folder, weights)
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder}: the adapter cannot be read: {error}") from error
         own = dict(self.family.model.named_parameters())
         self._also[None] |= {key: own[key].data for key in also}
         self._also[name] = {key: value.to(own[key].device, own[key].dtype) for key, value in also.items()}
-        config = folder / "config.json"
-        shape = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        self._budgets[name] = shape.get("patch_budget", self._budgets[None])
         calibration = folder / CALIBRATION_FILE
         self.calibrations[name] = Calibration.from_json(calibration) if calibration.is_file() else None
         self._folders[name] = folder
@@ -204,9 +203,7 @@ class Adapters:
                 value.requires_grad_(False)
             elif key in self._also[None]:
                 value.data = self._also[name].get(key, self._also[None][key]) if name else self._also[None][key]
-        budget = self._budgets.get(name)
-        if budget is not None:  # a one-look model
-            self.family.processor.patch_budget = model.config.patch_budget = budget  # type: ignore[attr-defined]
+        self._switch.use(name)
         self.in_use = name
 
     @contextmanager

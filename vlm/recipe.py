@@ -25,6 +25,7 @@ __all__ = ["RECIPES", "OneLookRecipe", "Recipe", "recipe_of"]
 RECIPES: Mapping[str, str] = {
     "onelook": "vlm.recipe:OneLookRecipe",
     "florence2": "vlm.families.florence2_training:Florence2Recipe",
+    "t5gemma2": "vlm.families.t5gemma2_training:T5Gemma2Recipe",
 }
 """`model_type` in a checkpoint's config.json -> module:class, imported when needed."""
 
@@ -47,6 +48,9 @@ class Recipe(Protocol):
 
     def empty_copy(self, model: Any) -> Any:
         """Of the class and shape that is exported; its weights come after."""
+
+    def merged(self, model: Any) -> Any:
+        """A copy into which an adapter was merged, with all else that was trained beside it merged too."""
 
     def processor_for(self, processor: Any, model: Any) -> Any:
         """What `vlm.api.VLM` takes beside an `empty_copy`, and an exported checkpoint has beside its weights."""
@@ -83,6 +87,9 @@ class OneLookRecipe:
         shape = deepcopy(model.config)
         shape.patch_budget = self.config.data.stages[-1].patch_budget
         return OneLookModel(shape)
+
+    def merged(self, model: Any) -> Any:
+        return model
 
     def processor_for(self, processor: OneLookProcessor, model: Any) -> OneLookProcessor:
         return OneLookProcessor(processor.tokenizer, model.config)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tasks.base import SpanScorer
 from tasks.boxes import ImageSize
@@ -74,6 +75,24 @@ class TaskForm(Protocol):
     ) -> Any: ...
 
 
+class Switch(Protocol):
+    """What of a family is another while an adapter is in use, beside the weights that all adapters change."""
+
+    def add(self, name: str, folder: Path, added_tokens: Tensor | None) -> None:
+        """Read it of the adapter in a folder.
+
+        Args:
+            name: by which `use` is asked for it.
+            added_tokens: N x D embeddings of tokens that the checkpoint lacks.
+
+        Raises:
+            ValueError: it does not fit the checkpoint.
+        """
+
+    def use(self, name: str | None) -> None:
+        """From now on; None for what the checkpoint is without any."""
+
+
 class Family(Protocol):
     """A model with its tokenizer and image processing."""
 
@@ -105,6 +124,9 @@ class Family(Protocol):
 
     def save_pretrained(self, path: Path) -> None: ...
 
+    def switch(self) -> Switch:
+        """For the adapters of this model; asked for once, before there are any."""
+
     def encode_images(self, images: Sequence[Image.Image]) -> Any:
         """Look at the images. The result serves any number of `generate` and `score` calls."""
 
@@ -134,8 +156,7 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype, **placi
     if not config_path.is_file():
         raise ValueError(f"{path}: has no config.json, so it is not a checkpoint directory")
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
+        model_type = read_config(path)["model_type"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{config_path}: is damaged or names no model_type: {error}") from error
     try:
@@ -143,6 +164,12 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype, **placi
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return family.from_pretrained(path, device=device, dtype=dtype, **placing)
+
+
+def read_config(folder: Path) -> Any:
+    """What is in a folder's config.json; nothing where there is none."""
+    file = folder / "config.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def make_family(model: Any, processor: Any) -> Family:

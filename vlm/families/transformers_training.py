@@ -196,6 +196,9 @@ class TransformersRecipe(abc.ABC):
         copy.generation_config = model.generation_config
         return copy
 
+    def merged(self, model: Any) -> Any:
+        return model
+
     def processor_for(self, prompts: RowPrompts, model: Any) -> Any:
         return prompts.processor
 
