@@ -26,7 +26,8 @@ from vlm.atomic import replacing_folder
 from vlm.calibrate import FILE as CALIBRATION_FILE
 from vlm.calibrate import Calibration
 from vlm.families import Family, load_family
-from vlm.hub import find_checkpoint
+from vlm.families.pretrained import convert
+from vlm.hub import find_checkpoint, split_revision
 from vlm.info import EMBEDDED
 from vlm.request import Request
 
@@ -96,16 +97,17 @@ class Adapters:
         """One adapter, in use from now on, or several by name.
 
         Args:
+            adapters: directories or Hub ids, of a revision as "owner/name@revision".
             options: of `find_checkpoint`.
         """
         if not isinstance(adapters, Mapping):
-            self.add(ALONE, find_checkpoint(adapters, **options))
+            self.add(ALONE, _find(adapters, options))
             self.use(ALONE)
             return
         if not adapters:
             raise ValueError("adapter is an empty mapping; give a directory or Hub id, or names of them")
         for name, place in adapters.items():
-            self.add(name, find_checkpoint(place, **options))
+            self.add(name, _find(place, options))
         self.use(None)
 
     def add(self, name: str, folder: Path, read: _Read | None = None) -> None:
@@ -178,7 +180,7 @@ class Adapters:
         """The model and all adapters in another precision."""
         name = self.in_use
         self.use(None)
-        self.family.model.to(dtype)
+        convert(self.family.model, dtype)
         own = dict(self.family.model.named_parameters())
         self._also = {
             key: {name: value.to(dtype) if key else own[name].data for name, value in values.items()}
@@ -233,6 +235,11 @@ class Adapters:
         with replacing_folder(path) as part:
             shutil.copytree(self._folders[name], part)
             name_base(part, self.base, _told(part).get("checksum"))
+
+
+def _find(place: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
+    name, revision = split_revision(place)
+    return find_checkpoint(name, revision=revision, **options)
 
 
 def _told(folder: Path) -> dict[str, Any]:
@@ -292,7 +299,8 @@ def load_beside(
     Args:
         load: `VLM.from_pretrained`.
         as_dtype: what it makes of its option `dtype`.
-        options: of it; those that say how the Hub is asked go for the adapters too, but for the revision.
+        options: of it; those that say how the Hub is asked go for the adapters too, but for the revision, which is
+            the checkpoint's: an adapter's is named with its id.
     """
     packed = options.get("load_in_4bit") or options.get("load_in_8bit")
     if packed or options.get("dtype") in (None, "auto"):
@@ -321,7 +329,8 @@ def load_merged(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Fa
     adapters = Adapters(family, path)
     adapters.add(ALONE, folder, read)
     adapters.merge(ALONE)
-    family.model.to(device, dtype).eval()
+    convert(family.model, dtype, device)
+    family.model.eval()
     return family
 
 

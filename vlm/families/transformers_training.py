@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -192,7 +193,7 @@ class TransformersRecipe(abc.ABC):
         return RowCollator(int(prompts.processor.tokenizer.pad_token_id))
 
     def empty_copy(self, model: Any) -> Any:
-        copy = self.family.model_class(model.config)
+        copy = self.family.model_class(deepcopy(model.config))
         copy.generation_config = model.generation_config
         return copy
 
