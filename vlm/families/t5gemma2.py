@@ -14,7 +14,7 @@ to work. What a checkpoint was fine-tuned for on our own prompts it lists in its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ class T5Gemma2(TransformersFamily):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         require_tokens(self.speech)
+
+    @classmethod
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+        from vlm.families.t5gemma2_memory import predict_memory
+
+        facts = super().facts(folder, config, num_parameters)
+        return facts | {"memory_bytes": predict_memory(folder, config, num_parameters)}
 
     @classmethod
     def read_processor(cls, path: Path) -> Any:
