@@ -25,11 +25,21 @@ from vlm.optim import fits, require_fits
 if TYPE_CHECKING:
     from peft import LoraModel
 
-__all__ = ["ADAPTER_FILE", "Adapter", "checksum_of", "default_targets", "name_base", "require_bitsandbytes"]
+__all__ = [
+    "ADAPTER_FILE",
+    "ADDED_TOKENS",
+    "Adapter",
+    "checksum_of",
+    "default_targets",
+    "name_base",
+    "require_bitsandbytes",
+]
 
 ADAPTER_FILE = "adapter_config.json"
 """A folder with it is an adapter; peft names it so."""
 ALSO_TRAINED = "also_trained.safetensors"
+ADDED_TOKENS = "added_tokens.weight"
+"""Embeddings of tokens that the checkpoint lacks, where its family lays them beside the model: always trained."""
 BASE = "base.json"
 PREFIX = "base_model.model."
 
@@ -70,6 +80,10 @@ class Adapter:
             require_bitsandbytes("adapter.kind is 'qlora'")
         names = [name for name, _ in model.named_parameters()]
         require_fits("adapter.also_trained", config.also_trained, names, "weight")
+        also_trained = config.also_trained
+        if ADDED_TOKENS in names:
+            _require_others(model, also_trained)
+            also_trained = (*also_trained, ADDED_TOKENS)
         if config.targets is None:
             self.targets = default_targets(model)
         else:
@@ -80,7 +94,7 @@ class Adapter:
             name
             for name, value in model.named_parameters()
             if value.requires_grad
-            and any(fits(name, also) for also in config.also_trained)
+            and any(fits(name, also) for also in also_trained)
             and name.rpartition(".")[0] not in self.targets
         }
         self.checksum = checksum_of(model, self.also_trained)
@@ -152,6 +166,17 @@ class Adapter:
             save_file(also, folder / ALSO_TRAINED)
         model.config.save_pretrained(str(folder))
         name_base(folder, self.base, self.checksum)
+
+
+def _require_others(model: Any, also_trained: Sequence[str]) -> None:
+    """Raises ValueError where the table of all tokens is among what is also trained."""
+    table = model.get_input_embeddings().weight
+    for name, value in model.named_parameters():
+        if value is table and any(fits(name, also) for also in also_trained):
+            raise ValueError(
+                f"adapter.also_trained names {name}, the embeddings of all tokens, but the checkpoint lacks tokens, "
+                "whose own embeddings are trained beside it; leave it out, or train without an adapter"
+            )
 
 
 def _linear_layers(model: nn.Module) -> list[str]:

@@ -21,12 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vlm.adapter import ADAPTER_FILE, ALSO_TRAINED, BASE, PREFIX, checksum_of, name_base
+from vlm.adapter import ADAPTER_FILE, ADDED_TOKENS, ALSO_TRAINED, BASE, PREFIX, checksum_of, name_base
 from vlm.atomic import replacing_folder
 from vlm.calibrate import FILE as CALIBRATION_FILE
 from vlm.calibrate import Calibration
 from vlm.families import Family, load_family
-from vlm.hub import find_checkpoint
+from vlm.families.pretrained import convert
+from vlm.hub import find_checkpoint, split_revision
 from vlm.info import EMBEDDED
 from vlm.request import Request
 
@@ -56,14 +57,14 @@ class Adapters:
     """
 
     def __init__(self, family: Family, base: str | os.PathLike[str]) -> None:
-        self.family, self.base, model = family, os.fspath(base), family.model
+        self.family, self.base = family, os.fspath(base)
         self.in_use: str | None = None
         self.calibrations: dict[str | None, Calibration | None] = {}
         self._folders: dict[str, Path] = {}
         self._tuner: LoraModel | None = None
         # What else an adapter has trained, and what the model has there.
         self._also: dict[str | None, dict[str, Tensor]] = {None: {}}
-        self._budgets: dict[str | None, int | None] = {None: getattr(model.config, "patch_budget", None)}
+        self._switch = family.switch()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,16 +97,17 @@ class Adapters:
         """One adapter, in use from now on, or several by name.
 
         Args:
+            adapters: directories or Hub ids, of a revision as "owner/name@revision".
             options: of `find_checkpoint`.
         """
         if not isinstance(adapters, Mapping):
-            self.add(ALONE, find_checkpoint(adapters, **options))
+            self.add(ALONE, _find(adapters, options))
             self.use(ALONE)
             return
         if not adapters:
             raise ValueError("adapter is an empty mapping; give a directory or Hub id, or names of them")
         for name, place in adapters.items():
-            self.add(name, find_checkpoint(place, **options))
+            self.add(name, _find(place, options))
         self.use(None)
 
     def add(self, name: str, folder: Path, read: _Read | None = None) -> None:
@@ -124,17 +126,16 @@ class Adapters:
             )
         self.use(None)
         told, weights, also = read or _read(folder)
+        added_tokens = also.pop(ADDED_TOKENS, None)
         try:
             self._require_base(folder, told, also)
+            self._switch.add(name, folder, added_tokens)
             self._lay(name, folder, weights)
         except (OSError, RuntimeError, KeyError, SafetensorError) as error:
             raise ValueError(f"{folder}: the adapter cannot be read: {error}") from error
         own = dict(self.family.model.named_parameters())
         self._also[None] |= {key: own[key].data for key in also}
         self._also[name] = {key: value.to(own[key].device, own[key].dtype) for key, value in also.items()}
-        config = folder / "config.json"
-        shape = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        self._budgets[name] = shape.get("patch_budget", self._budgets[None])
         calibration = folder / CALIBRATION_FILE
         self.calibrations[name] = Calibration.from_json(calibration) if calibration.is_file() else None
         self._folders[name] = folder
@@ -179,7 +180,7 @@ class Adapters:
         """The model and all adapters in another precision."""
         name = self.in_use
         self.use(None)
-        self.family.model.to(dtype)
+        convert(self.family.model, dtype)
         own = dict(self.family.model.named_parameters())
         self._also = {
             key: {name: value.to(dtype) if key else own[name].data for name, value in values.items()}
@@ -204,9 +205,7 @@ class Adapters:
                 value.requires_grad_(False)
             elif key in self._also[None]:
                 value.data = self._also[name].get(key, self._also[None][key]) if name else self._also[None][key]
-        budget = self._budgets.get(name)
-        if budget is not None:  # a one-look model
-            self.family.processor.patch_budget = model.config.patch_budget = budget  # type: ignore[attr-defined]
+        self._switch.use(name)
         self.in_use = name
 
     @contextmanager
@@ -236,6 +235,11 @@ class Adapters:
         with replacing_folder(path) as part:
             shutil.copytree(self._folders[name], part)
             name_base(part, self.base, _told(part).get("checksum"))
+
+
+def _find(place: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
+    name, revision = split_revision(place)
+    return find_checkpoint(name, revision=revision, **options)
 
 
 def _told(folder: Path) -> dict[str, Any]:
@@ -295,7 +299,8 @@ def load_beside(
     Args:
         load: `VLM.from_pretrained`.
         as_dtype: what it makes of its option `dtype`.
-        options: of it; those that say how the Hub is asked go for the adapters too, but for the revision.
+        options: of it; those that say how the Hub is asked go for the adapters too, but for the revision, which is
+            the checkpoint's: an adapter's is named with its id.
     """
     packed = options.get("load_in_4bit") or options.get("load_in_8bit")
     if packed or options.get("dtype") in (None, "auto"):
@@ -324,7 +329,8 @@ def load_merged(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Fa
     adapters = Adapters(family, path)
     adapters.add(ALONE, folder, read)
     adapters.merge(ALONE)
-    family.model.to(device, dtype).eval()
+    convert(family.model, dtype, device)
+    family.model.eval()
     return family
 
 

@@ -39,8 +39,9 @@ def load(
 
     Args:
         name_or_path: None, a directory or "owner/name".
-        adapter: a directory or Hub id of a LoRA or DoRA that belongs to the checkpoint, in use from the start; or
-            several by name, of which none is until one is asked for (`Request.adapter`, `VLM.use_adapter`).
+        adapter: a directory or Hub id (of a revision: "owner/name@revision") of a LoRA or DoRA that belongs to the
+            checkpoint, in use from the start; or several by name, of which none is until one is asked for
+            (`Request.adapter`, `VLM.use_adapter`).
         **options: see `VLM.from_pretrained`.
 
     Raises:

@@ -17,7 +17,6 @@ import yaml
 from torch.utils.checkpoint import checkpoint
 
 from tasks.base import Record
-from vlm.adapter import ADAPTER_FILE
 from vlm.atomic import replacing_folder, write_text
 from vlm.config import TrainConfig
 from vlm.data.corpus import corpus
@@ -45,10 +44,6 @@ def build_model(config: TrainConfig, *, resume: bool = False) -> OneLookModel:
     Raises:
         ValueError: neither is there, or the shape has an unknown field.
     """
-    if Path(config.model, ADAPTER_FILE).is_file():
-        raise ValueError(
-            f"model {config.model!r} is an adapter; go on from its run's `export: merged`, or name its base checkpoint"
-        )
     shape, asked = _shape(config)
     tower = _tower(asked, config, resume)
     if tower is not None:

@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("photos", nargs="+", metavar="PHOTO", help="files, URLs, folders or patterns")
             sub.add_argument("--json", action="store_true", help="print one JSON object a line")
             sub.add_argument("--checkpoint", metavar="DIR", help="a checkpoint directory or Hub id (default: embedded)")
-            sub.add_argument("--adapter", metavar="DIR", help="an adapter of it: a directory or Hub id")
+            sub.add_argument("--adapter", metavar="DIR", help="an adapter of it: a directory, Hub id, or ID@REVISION")
             sub.add_argument("--device", help="for example cpu or cuda:1 (default: the GPU where there is one)")
             if draw:
                 sub.add_argument("--draw", metavar="OUT", help="draw the boxes: out.png, or a folder for many photos")

@@ -18,7 +18,7 @@ from vlm.atomic import write_text
 from vlm.download import Remote, into_cache, into_folder, no_room
 from vlm.info import EMBEDDED
 
-__all__ = ["EMBEDDED", "explained", "find_checkpoint", "is_hub_id", "pull", "require_loadable"]
+__all__ = ["EMBEDDED", "explained", "find_checkpoint", "is_hub_id", "pull", "require_loadable", "split_revision"]
 
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -35,6 +35,21 @@ _LOG_IN = "log in with `hf auth login` (or set HF_TOKEN), or pass token="
 
 def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name))
+
+
+def split_revision(name_or_path: str | os.PathLike[str]) -> tuple[str | os.PathLike[str], str | None]:
+    """ "owner/name@revision" -> "owner/name" and "revision". All else, directories among them, as it is, and None.
+
+    Raises:
+        ValueError: nothing stands behind the @.
+    """
+    text = os.fspath(name_or_path)
+    name, at, revision = text.partition("@")
+    if not at or not is_hub_id(name) or isinstance(name_or_path, os.PathLike) or Path(text).exists():
+        return name_or_path, None
+    if not revision:
+        raise ValueError(f"{text}: names no revision behind the @; expected a branch, tag or commit, or no @")
+    return name, revision
 
 
 def find_checkpoint(

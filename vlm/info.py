@@ -41,6 +41,8 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
     counts = weight_dtypes(folder)
     parameters = sum(counts.values())
     facts = _family_facts(folder, config, parameters)
+    if (folder / "adapter_config.json").is_file():  # most of what is in memory then is its checkpoint's
+        facts.pop("memory_bytes", None)
     return {
         "checkpoint": str(folder),
         "family": config.get("model_type", "unknown"),

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
 
 from tasks.base import Record
+from vlm.adapters import is_adapter
 from vlm.batches import count
 from vlm.build import build_model, build_processor, note_tower
 from vlm.config import TrainConfig
 from vlm.data.mixture import PackingCollator
+from vlm.families import imported, read_config
 from vlm.flops import training_flops
 from vlm.model import OneLookModel
 from vlm.processor import OneLookProcessor
 
-__all__ = ["OneLookRecipe", "Recipe", "recipe_of"]
+__all__ = ["RECIPES", "OneLookRecipe", "Recipe", "recipe_of"]
+
+
+RECIPES: Mapping[str, str] = {
+    "onelook": "vlm.recipe:OneLookRecipe",
+    "florence2": "vlm.families.florence2_training:Florence2Recipe",
+    "t5gemma2": "vlm.families.t5gemma2_training:T5Gemma2Recipe",
+}
+"""`model_type` in a checkpoint's config.json -> module:class, imported when needed."""
 
 
 class Recipe(Protocol):
@@ -38,6 +47,9 @@ class Recipe(Protocol):
 
     def empty_copy(self, model: Any) -> Any:
         """Of the class and shape that is exported; its weights come after."""
+
+    def merged(self, model: Any) -> Any:
+        """A copy into which an adapter was merged, with all else that was trained beside it merged too."""
 
     def processor_for(self, processor: Any, model: Any) -> Any:
         """What `vlm.api.VLM` takes beside an `empty_copy`, and an exported checkpoint has beside its weights."""
@@ -75,6 +87,9 @@ class OneLookRecipe:
         shape.patch_budget = self.config.data.stages[-1].patch_budget
         return OneLookModel(shape)
 
+    def merged(self, model: Any) -> Any:
+        return model
+
     def processor_for(self, processor: OneLookProcessor, model: Any) -> OneLookProcessor:
         return OneLookProcessor(processor.tokenizer, model.config)
 
@@ -86,10 +101,22 @@ class OneLookRecipe:
 
 
 def recipe_of(config: TrainConfig) -> Recipe:
-    """By the `model_type` of the checkpoint that the run starts from; ours for a YAML shape."""
-    file = Path(config.model) / "config.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("model_type") == "florence2":
-        from vlm.families.florence2_training import Florence2Recipe
+    """By the `model_type` of the checkpoint that the run starts from; ours for a YAML shape.
 
-        return Florence2Recipe(config)
-    return OneLookRecipe(config)
+    Raises:
+        ValueError: an adapter, or a checkpoint of a family that is not trained here.
+    """
+    folder = Path(config.model)
+    if is_adapter(folder):
+        raise ValueError(
+            f"model {config.model!r} is an adapter; go on from its run's `export: merged`, or name its base checkpoint"
+        )
+    if not (folder / "config.json").is_file():
+        return OneLookRecipe(config)
+    model_type = read_config(folder).get("model_type")
+    if model_type not in RECIPES:
+        raise ValueError(
+            f"model {config.model}: model_type {model_type!r} is not trained here, only: {', '.join(RECIPES)}"
+        )
+    recipe: Recipe = imported(RECIPES[model_type])(config)
+    return recipe

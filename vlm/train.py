@@ -333,7 +333,7 @@ class Trainer(TrainingStep):
         if self.average is not None:
             self.average.copy_to(model, self.engine.whole)
         if adapted is not None and merged:
-            model = adapted.merge_and_unload()
+            model = self.recipe.merged(adapted.merge_and_unload())
         return model.eval(), self.recipe.processor_for(self.processor, model)
 
     def _averaged_where_needed(self, *, merged: bool = True) -> tuple[Any, Any] | None:

@@ -11,10 +11,12 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from huggingface_hub import constants
 from PIL import Image, ImageDraw
 
 from tasks.base import QA, ObjectLabel, Record, TextLabel
 from tasks.boxes import Box
+from tests.vlm.hub_server import HubServer, serve
 from vlm.api import VLM
 from vlm.data.records import write_jsonl
 from vlm.model import OneLookConfig, OneLookModel
@@ -79,6 +81,9 @@ def photos() -> list[Image.Image]:
     ]
 
 
+USERS = {"hf_ann": "ann", "hf_bob": "bob"}
+"""Of the Hub that tests talk to, by their tokens."""
+
 COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 60, 200), "yellow": (230, 210, 60)}
 
 
@@ -116,3 +121,22 @@ def garments(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     write_jsonl(records, folder / "records.jsonl")
     return folder / "records.jsonl"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A server, and this process's Hub client turned to it, with a cache of its own and nobody logged in."""
+    (tmp_path / "server").mkdir()
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serve(tmp_path / "server", USERS) as server:
+        for name, value in {
+            "ENDPOINT": server.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        yield server

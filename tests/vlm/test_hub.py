@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vlm
-from tests.vlm.hub_server import HubServer, serve
+from tests.vlm.hub_server import HubServer
 from vlm.api import VLM
 from vlm.calibrate import Calibration
 from vlm.cli import main
@@ -28,26 +27,6 @@ from vlm.hub import EMBEDDED, find_checkpoint, pull
 from vlm.push import files_to_push, push
 
 QUESTION = "what colour are the boots?"
-USERS = {"hf_ann": "ann", "hf_bob": "bob"}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A server, and this process's Hub client turned to it, with a cache of its own and nobody logged in."""
-    (tmp_path / "server").mkdir()
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with serve(tmp_path / "server", USERS) as server:
-        for name, value in {
-            "ENDPOINT": server.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": server.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "cache"),
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_DISABLE_PROGRESS_BARS": True,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        yield server
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tasks.base import SpanScorer
 from tasks.boxes import ImageSize
@@ -23,7 +24,17 @@ from tasks.grammar import Grammar
 from vlm.generate import Decoding, Generated
 from vlm.token_masks import Automaton
 
-__all__ = ["FAMILIES", "Family", "Prompt", "TaskForm", "family_class", "load_family", "make_family", "task_form"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Prompt",
+    "TaskForm",
+    "family_class",
+    "imported",
+    "load_family",
+    "make_family",
+    "task_form",
+]
 
 FAMILIES: Mapping[str, str] = {
     "onelook": "vlm.families.onelook:OneLook",
@@ -64,6 +75,24 @@ class TaskForm(Protocol):
     ) -> Any: ...
 
 
+class Switch(Protocol):
+    """What of a family is another while an adapter is in use, beside the weights that all adapters change."""
+
+    def add(self, name: str, folder: Path, added_tokens: Tensor | None) -> None:
+        """Read it of the adapter in a folder.
+
+        Args:
+            name: by which `use` is asked for it.
+            added_tokens: N x D embeddings of tokens that the checkpoint lacks.
+
+        Raises:
+            ValueError: it does not fit the checkpoint.
+        """
+
+    def use(self, name: str | None) -> None:
+        """From now on; None for what the checkpoint is without any."""
+
+
 class Family(Protocol):
     """A model with its tokenizer and image processing."""
 
@@ -95,6 +124,9 @@ class Family(Protocol):
 
     def save_pretrained(self, path: Path) -> None: ...
 
+    def switch(self) -> Switch:
+        """For the adapters of this model; asked for once, before there are any."""
+
     def encode_images(self, images: Sequence[Image.Image]) -> Any:
         """Look at the images. The result serves any number of `generate` and `score` calls."""
 
@@ -120,19 +152,29 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype, **placi
             )
         # Then it is the checkpoint that it belongs to, with the adapter merged into it.
         return load_merged(path, device=device, dtype=dtype)
-    config_path = path / "config.json"
-    if not config_path.is_file():
+    if not (path / "config.json").is_file():
         raise ValueError(f"{path}: has no config.json, so it is not a checkpoint directory")
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-        model_type = config["model_type"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_path}: is damaged or names no model_type: {error}") from error
-    try:
-        family = family_class(model_type)
+        family = family_class(read_config(path).get("model_type"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return family.from_pretrained(path, device=device, dtype=dtype, **placing)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What is in a folder's config.json; nothing where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    file = folder / "config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: is damaged: expected a JSON object, found {type(found).__name__}")
+    return found
 
 
 def make_family(model: Any, processor: Any) -> Family:
@@ -159,6 +201,11 @@ def family_class(model_type: Any) -> type[Family]:
     """Raises ValueError for a family that is not known."""
     if model_type not in FAMILIES:
         raise ValueError(f"model_type {model_type!r} is not a known family; known: {', '.join(FAMILIES)}")
-    module, name = FAMILIES[model_type].split(":")
-    family: type[Family] = getattr(importlib.import_module(module), name)
+    family: type[Family] = imported(FAMILIES[model_type])
     return family
+
+
+def imported(place: str) -> Any:
+    """What is called so: "module:name"."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)

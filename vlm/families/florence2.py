@@ -43,8 +43,9 @@ class Florence2(TransformersFamily):
     def vocab_size(self) -> int:
         return int(self.model.config.text_config.vocab_size)
 
-    def _pixels(self, images: Sequence[Image.Image]) -> Any:
-        return self.processor.image_processor(list(images), return_tensors="pt")
+    @staticmethod
+    def pixels(processor: Any, images: Sequence[Image.Image]) -> Any:
+        return processor.image_processor(list(images), return_tensors="pt")
 
     @torch.inference_mode()
     def _memory(self, features: Features, asked: Sequence[tuple[int, str]]) -> Memory:

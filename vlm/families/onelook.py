@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tasks import TASKS
-from vlm.families import Prompt, TaskForm
+from vlm.families import Prompt, Switch, TaskForm, read_config
 from vlm.families.pretrained import evaluating, load_weights
 from vlm.generate import Generated, Job, generate, score_candidates
 from vlm.model import ImageFeatures, OneLookModel
@@ -56,6 +57,9 @@ class OneLook:
         self.model.save_pretrained(str(path))
         self.processor.save_pretrained(path)
 
+    def switch(self) -> Switch:
+        return BudgetSwitch(self)
+
     @property
     def masks(self) -> TokenMasks:
         if self._masks is None:  # takes a moment, and only generation needs it
@@ -99,3 +103,25 @@ class OneLook:
         if len(ids) > MAX_PROMPT_TOKENS:
             raise ValueError(f"the prompt has {len(ids)} tokens, at most {MAX_PROMPT_TOKENS}: {text[:60]!r}...")
         return ids
+
+
+class BudgetSwitch:
+    """In what size pictures are looked at: an adapter may have been trained at another than its checkpoint.
+
+    Args:
+        family: with the checkpoint's own patch budget.
+    """
+
+    def __init__(self, family: OneLook) -> None:
+        self.family = family
+        self.budgets: dict[str | None, int] = {None: family.model.config.patch_budget}
+
+    def add(self, name: str, folder: Path, added_tokens: Tensor | None) -> None:
+        """See `vlm.families.Switch`."""
+        if added_tokens is not None:
+            raise ValueError(f"{folder}: the adapter has new tokens, which a checkpoint of this family does not take")
+        self.budgets[name] = read_config(folder).get("patch_budget", self.budgets[None])
+
+    def use(self, name: str | None) -> None:
+        """See `vlm.families.Switch`."""
+        self.family.processor.patch_budget = self.family.model.config.patch_budget = self.budgets[name]

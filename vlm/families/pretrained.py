@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-__all__ = ["evaluating", "load_weights"]
+__all__ = ["convert", "evaluating", "load_weights"]
 
 
 def load_weights(
@@ -38,6 +38,17 @@ def load_weights(
     if wrong:
         raise ValueError(f"{path}: the weights do not fit config.json: {wrong}")
     return (model if placing else model.to(device)).eval()
+
+
+def convert(model: Any, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    """A loaded model in another precision, as `load_weights` would have given it: what no file has, such as the angles
+    of positions, stays in float32."""
+    saved = model.state_dict().keys()
+    computed = {name: value for name, value in model.named_buffers() if name not in saved}
+    model.to(device, dtype)
+    for name, value in computed.items():
+        module, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module), attribute, value.to(device))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from vlm.model.losses import shift_right
 from vlm.search import Search
 from vlm.token_masks import Automaton, GrammarState, TokenMasks
 
-__all__ = ["Memory", "TransformersJob", "decode", "score_targets"]
+__all__ = ["Memory", "TransformersJob", "capped", "decode", "score_targets"]
 
 Prefix = tuple[int, tuple[int, ...]]
 """A job and what one of its beams has said so far."""
@@ -327,6 +327,11 @@ def _generated(
     return Generated(text, tuple(token_ids), tuple(logprobs), tuple(confidences), spans, truncated)
 
 
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Between -`softcap` and `softcap`; as they are with None."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
 @torch.inference_mode()
 def score_targets(
     model: Any,
@@ -353,8 +358,6 @@ def score_targets(
     ).last_hidden_state
     labels_NT[:, :num_given] = -100
     counted_NT = labels_NT >= 0
-    logits = model.get_output_embeddings()(hidden_NTD[counted_NT.to(device)]).float()
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = capped(model.get_output_embeddings()(hidden_NTD[counted_NT.to(device)]).float(), softcap)
     chosen = logits.log_softmax(-1).gather(1, labels_NT[counted_NT].to(device)[:, None])[:, 0].double().cpu()
     return [float(part.sum()) for part in chosen.split(counted_NT.sum(1).tolist())]

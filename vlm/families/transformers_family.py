@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from tasks import TASKS
-from vlm.families import Prompt, TaskForm
+from vlm.families import Prompt, Switch, TaskForm, read_config
 from vlm.families.pretrained import evaluating, load_weights
 from vlm.families.transformers_decoding import Memory, TransformersJob, decode, score_targets
 from vlm.generate import Generated
 from vlm.token_masks import TokenMasks
 
-__all__ = ["Features", "TransformersFamily", "checkpoint_tasks"]
+__all__ = ["Features", "Speech", "SpeechSwitch", "TransformersFamily", "checkpoint_tasks"]
 
 MAX_SEQUENCES = 32
 """Most sequences (beams counted) that are decoded at a time: each holds some 24 MB of keys and values in the size of
@@ -44,6 +44,23 @@ class Features:
     """What the vision tower and the projector made of B images."""
 
     hidden_BID: Tensor
+
+
+@dataclass(slots=True)
+class Speech:
+    """In which words and tokens a model is asked.
+
+    Attributes:
+        processor: with the tokenizer.
+        vlm_tasks: of config.json.
+        tasks: all that it can be asked.
+        masks: made when they are needed.
+    """
+
+    processor: Any
+    vlm_tasks: Sequence[str] | None
+    tasks: Mapping[str, TaskForm]
+    masks: TokenMasks | None = None
 
 
 def checkpoint_tasks(native: Mapping[str, TaskForm], own: Sequence[str] | None) -> Mapping[str, TaskForm]:
@@ -80,9 +97,8 @@ class TransformersFamily(abc.ABC):
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model: Any = model
-        self.processor = processor
-        self.tasks: Mapping[str, TaskForm] = checkpoint_tasks(self.native, getattr(model.config, "vlm_tasks", None))
-        self._masks: TokenMasks | None = None
+        own = getattr(model.config, "vlm_tasks", None)
+        self.speech = Speech(processor, own, checkpoint_tasks(self.native, own))
 
     # -- what a family says ---------------------------------------------------------------------------
 
@@ -91,8 +107,9 @@ class TransformersFamily(abc.ABC):
     def vocab_size(self) -> int:
         """Width of the logits."""
 
+    @staticmethod
     @abc.abstractmethod
-    def _pixels(self, images: Sequence[Image.Image]) -> Any:
+    def pixels(processor: Any, images: Sequence[Image.Image]) -> Any:
         """What the processor makes of images, `pixel_values` in it."""
 
     @abc.abstractmethod
@@ -120,22 +137,46 @@ class TransformersFamily(abc.ABC):
         """Of the logits, where the model has one."""
         return None
 
+    # -- in which words ------------------------------------------------------------------------------
+
+    @property
+    def processor(self) -> Any:
+        return self.speech.processor
+
+    @property
+    def tasks(self) -> Mapping[str, TaskForm]:
+        return self.speech.tasks
+
+    @property
+    def masks(self) -> TokenMasks:
+        if self.speech.masks is None:  # takes a moment, and only generation needs it
+            self.speech.masks = TokenMasks(self.processor.tokenizer, self.vocab_size)
+        return self.speech.masks
+
+    def switch(self) -> Switch:
+        return SpeechSwitch(self)
+
     # -- checkpoints ---------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(cls: type[Own], path: Path, *, device: torch.device, dtype: torch.dtype, **placing: Any) -> Own:
         model = load_weights(cls.model_class, path, device=device, dtype=dtype, placing=placing)
+        processor = cls.read_processor(path)
         try:
-            processor = cls.processor_class.from_pretrained(str(path), local_files_only=True)
+            return cls(model, processor)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def read_processor(cls, path: Path) -> Any:
+        """Raises ValueError where it is not whole."""
+        try:
+            return cls.processor_class.from_pretrained(str(path), local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path}: the processor cannot be read ({error}); a checkpoint has {cls.processor_files} beside its "
                 "weights"
             ) from error
-        try:
-            return cls(model, processor)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
 
     def save_pretrained(self, path: Path) -> None:
         self.model.save_pretrained(str(path))
@@ -144,12 +185,6 @@ class TransformersFamily(abc.ABC):
     @classmethod
     def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
         return {"tasks": list(checkpoint_tasks(cls.native, config.get("vlm_tasks")))}
-
-    @property
-    def masks(self) -> TokenMasks:
-        if self._masks is None:  # takes a moment, and only generation needs it
-            self._masks = TokenMasks(self.processor.tokenizer, self.vocab_size)
-        return self._masks
 
     # -- images and prompts --------------------------------------------------------------------------
 
@@ -160,7 +195,7 @@ class TransformersFamily(abc.ABC):
         parts = []
         with evaluating(self.model):
             for start in range(0, len(images), at_once):
-                pixels = self._pixels(images[start : start + at_once])
+                pixels = self.pixels(self.processor, images[start : start + at_once])
                 found = self.model.get_image_features(pixels["pixel_values"].to(weight.device, weight.dtype))
                 parts.append(found.pooler_output)
         return Features(torch.cat(parts))
@@ -212,3 +247,33 @@ class TransformersFamily(abc.ABC):
                     )
             found.append(scores)
         return found
+
+
+class SpeechSwitch:
+    """The words of a checkpoint and of the adapters beside it: an adapter is asked for the tasks that its config.json
+    lists as `vlm_tasks`, too.
+
+    Args:
+        family: with the checkpoint's own words.
+    """
+
+    def __init__(self, family: TransformersFamily) -> None:
+        self.family = family
+        self.speeches: dict[str | None, Speech] = {None: family.speech}
+
+    def add(self, name: str, folder: Path, added_tokens: Tensor | None) -> None:
+        """See `vlm.families.Switch`."""
+        if added_tokens is not None:
+            raise ValueError(f"{folder}: the adapter has new tokens, which a checkpoint of this family does not take")
+        self.speeches[name] = self.speech_of(folder, self.family.processor)
+
+    def speech_of(self, folder: Path, processor: Any) -> Speech:
+        """Raises ValueError where the adapter's config.json lists an unknown task."""
+        own = read_config(folder).get("vlm_tasks", self.speeches[None].vlm_tasks)
+        return Speech(processor, own, checkpoint_tasks(self.family.native, own))
+
+    def use(self, name: str | None) -> None:
+        """See `vlm.families.Switch`."""
+        self.family.speech = self.speeches[name]
+        if getattr(self.family.model.config, "vlm_tasks", None) != self.family.speech.vlm_tasks:
+            self.family.model.config.vlm_tasks = self.family.speech.vlm_tasks

@@ -1,4 +1,5 @@
-"""A Florence-2 of random weights, saved as the public ones are, and loaded both by us and by transformers."""
+"""A Florence-2 and a T5Gemma 2 of random weights, saved as the public ones are; the first loaded both by us and by
+transformers."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import pytest
 from transformers import AutoProcessor, Florence2ForConditionalGeneration, Florence2Processor
 
 import vlm
+from benchmarks import random_t5gemma2
 from benchmarks.random_florence2 import write_checkpoint
 from vlm.api import VLM
 
@@ -15,6 +17,11 @@ from vlm.api import VLM
 @pytest.fixture(scope="session")
 def florence2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("florence2") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def t5gemma2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_t5gemma2.write_checkpoint(tmp_path_factory.mktemp("t5gemma2") / "checkpoint")
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,8 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("t5gemma2") / "checkpoint")
+def folder(t5gemma2_folder: Path) -> Path:
+    return t5gemma2_folder
 
 
 @pytest.fixture(scope="module")
