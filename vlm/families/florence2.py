@@ -23,6 +23,10 @@ from vlm.families.transformers_family import Features, TransformersFamily
 
 __all__ = ["Features", "Florence2", "encode_prompts", "prompt_ids", "target_ids"]
 
+NUM_PROMPTS = {"cpu": 1}
+"""Most prompts in the encoder at a time. On a CPU one alone fills it; more only pad each other, and the buffers of many
+are large ones, which the system hands out anew, page by page, in every layer."""
+
 
 class Florence2(TransformersFamily):
     """A native Florence-2 and its processor."""
@@ -50,14 +54,21 @@ class Florence2(TransformersFamily):
     @torch.inference_mode()
     def _memory(self, features: Features, asked: Sequence[tuple[int, str]]) -> Memory:
         device = features.hidden_BID.device
-        rows_S = [torch.tensor(self.prompt_ids(text), device=device) for _, text in asked]
+        at_once = NUM_PROMPTS.get(device.type, len(asked))
         pad_id = self.model.config.text_config.pad_token_id
-        return encode_prompts(
-            self.model,
-            features.hidden_BID[[image for image, _ in asked]],
-            pad_sequence(rows_S, batch_first=True, padding_value=pad_id),
-            pad_sequence([torch.ones_like(row) for row in rows_S], batch_first=True),
-        )
+        parts = []
+        for start in range(0, len(asked), at_once):
+            part = asked[start : start + at_once]
+            rows_S = [torch.tensor(self.prompt_ids(text), device=device) for _, text in part]
+            parts.append(
+                encode_prompts(
+                    self.model,
+                    features.hidden_BID[[image for image, _ in part]],
+                    pad_sequence(rows_S, batch_first=True, padding_value=pad_id),
+                    pad_sequence([torch.ones_like(row) for row in rows_S], batch_first=True),
+                )
+            )
+        return Memory.joined(parts)
 
     def _target_ids(self, text: str) -> list[int]:
         return target_ids(self.processor.tokenizer, text)

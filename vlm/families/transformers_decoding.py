@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -45,6 +46,15 @@ class Memory:
 
     hidden_RMD: Tensor
     mask_RM: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[Memory]) -> Memory:
+        """All rows of the parts, the shorter padded."""
+        longest = max(part.mask_RM.shape[1] for part in parts)
+        missing = [longest - part.mask_RM.shape[1] for part in parts]
+        hidden = [F.pad(part.hidden_RMD, (0, 0, 0, more)) for part, more in zip(parts, missing, strict=True)]
+        mask = [F.pad(part.mask_RM, (0, more)) for part, more in zip(parts, missing, strict=True)]
+        return cls(torch.cat(hidden), torch.cat(mask))
 
     def select(self, rows: Sequence[int]) -> Memory:
         if list(rows) == list(range(len(self.hidden_RMD))):

@@ -358,8 +358,12 @@ def test_labels_are_shifted_once(reference: tuple[Any, Any], photos: list[Image.
     assert loss == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_padding_is_masked(florence2: VLM, photos: list[Image.Image]) -> None:
+@pytest.mark.parametrize("at_once", [{"cpu": 1}, {}], ids=["one by one", "together"])
+def test_padding_is_masked(
+    florence2: VLM, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch, at_once: dict[str, int]
+) -> None:
     """A short prompt gives the same memory beside a long one, and padded positions are told."""
+    monkeypatch.setattr("vlm.families.florence2.NUM_PROMPTS", at_once)
     family = florence2.family
     features = family.encode_images(photos[:1])
     short, long = (0, "<CAPTION>"), (0, f"<CAPTION_TO_PHRASE_GROUNDING>{'the red bag ' * 9}")
