@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -14,7 +13,7 @@ from vlm.batches import count
 from vlm.build import build_model, build_processor, note_tower
 from vlm.config import TrainConfig
 from vlm.data.mixture import PackingCollator
-from vlm.families import imported
+from vlm.families import imported, read_config
 from vlm.flops import training_flops
 from vlm.model import OneLookModel
 from vlm.processor import OneLookProcessor
@@ -112,10 +111,9 @@ def recipe_of(config: TrainConfig) -> Recipe:
         raise ValueError(
             f"model {config.model!r} is an adapter; go on from its run's `export: merged`, or name its base checkpoint"
         )
-    file = folder / "config.json"
-    if not file.is_file():
+    if not (folder / "config.json").is_file():
         return OneLookRecipe(config)
-    model_type = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+    model_type = read_config(folder).get("model_type")
     if model_type not in RECIPES:
         raise ValueError(
             f"model {config.model}: model_type {model_type!r} is not trained here, only: {', '.join(RECIPES)}"

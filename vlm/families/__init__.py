@@ -152,24 +152,29 @@ def load_family(path: Path, *, device: torch.device, dtype: torch.dtype, **placi
             )
         # Then it is the checkpoint that it belongs to, with the adapter merged into it.
         return load_merged(path, device=device, dtype=dtype)
-    config_path = path / "config.json"
-    if not config_path.is_file():
+    if not (path / "config.json").is_file():
         raise ValueError(f"{path}: has no config.json, so it is not a checkpoint directory")
     try:
-        model_type = read_config(path)["model_type"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_path}: is damaged or names no model_type: {error}") from error
-    try:
-        family = family_class(model_type)
+        family = family_class(read_config(path).get("model_type"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return family.from_pretrained(path, device=device, dtype=dtype, **placing)
 
 
-def read_config(folder: Path) -> Any:
-    """What is in a folder's config.json; nothing where there is none."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """What is in a folder's config.json; nothing where there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file}: is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: is damaged: expected a JSON object, found {type(found).__name__}")
+    return found
 
 
 def make_family(model: Any, processor: Any) -> Family:

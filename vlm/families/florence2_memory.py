@@ -1,9 +1,4 @@
-"""How much memory a Florence-2 takes to describe one photo, from its configuration alone.
-
-The process's peak on a CPU, in float32: Python with its libraries, the weights, and the most of what the file holds
-while weights of another type are converted, and what the vision tower and the decoding of two prompts (detection and
-caption) hold at a time.
-"""
+"""How much memory a Florence-2 takes to describe one photo, from its configuration alone; see `vlm.families.memory`."""
 
 from __future__ import annotations
 
@@ -12,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm.families.memory import FLOAT, NUM_PROMPTS, converting
+
 __all__ = ["predict_memory"]
 
 LIBRARIES = 460 * 2**20
 """Python, torch, transformers and a vocabulary of fifty thousand words, measured on Linux."""
 
-FLOAT = 4
-NUM_PROMPTS = 2
 TOWER_COPIES = 7
 """Hidden states as wide as a stage that are alive at once: four of the MLP's middle, and what goes in and out."""
 ENCODER_COPIES = 10
@@ -47,9 +42,7 @@ def predict_memory(folder: Path, config: Mapping[str, Any], num_parameters: int)
     except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"{folder}: its configuration is not a Florence-2's: {error!r}") from error
     weights = num_parameters * FLOAT
-    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    converting = stored if stored < 0.9 * weights else 0  # of the same type they stay where the file is mapped
-    return LIBRARIES + weights + max(tower, decoding, converting)
+    return LIBRARIES + weights + max(tower, decoding, converting(folder, weights))
 
 
 def _image_side(folder: Path) -> int:

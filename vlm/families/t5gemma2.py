@@ -7,14 +7,15 @@ prompt; all prompts go through encoder and decoder together.
 The public checkpoints are pretrained only: they go on with a text, and their model card shows one such use with a
 picture, "<start_of_image> in this image, there is". So out of the box this family captions, and nothing else is said
 to work. What a checkpoint was fine-tuned for on our own prompts it lists in its config.json
-(`"vlm_tasks": ["caption", "grounding"]`); its tokenizer must then have our tokens, see `add_location_tokens`.
+(`"vlm_tasks": ["caption", "grounding"]`); its tokenizer then has our tokens, which `vlm train` adds
+(`vlm.families.t5gemma2_training`), or `add_location_tokens`.
 """
 
 # I image tokens, S tokens of image and prompt, R prompts, D width
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ class T5Gemma2(TransformersFamily):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         require_tokens(self.speech)
+
+    @classmethod
+    def facts(cls, folder: Path, config: Mapping[str, Any], num_parameters: int) -> dict[str, Any]:
+        from vlm.families.t5gemma2_memory import predict_memory
+
+        facts = super().facts(folder, config, num_parameters)
+        return facts | {"memory_bytes": predict_memory(folder, config, num_parameters)}
 
     @classmethod
     def read_processor(cls, path: Path) -> Any:
@@ -137,10 +145,11 @@ def _with_tokens(folder: Path, processor: Any, added_tokens: Tensor) -> Any:
 
 def require_tokens(speech: Speech) -> None:
     """Raises ValueError where there are tasks of ours, and the tokenizer lacks tokens for them."""
-    missing = missing_tokens(speech.processor.tokenizer) if speech.vlm_tasks else []
+    own = tuple(speech.vlm_tasks or ())
+    missing = missing_tokens(speech.processor.tokenizer, own) if own else []
     if missing:
         raise ValueError(
-            f"vlm_tasks in config.json lists {', '.join(speech.vlm_tasks or ())}, but the tokenizer has no "
+            f"vlm_tasks in config.json lists {', '.join(own)}, but the tokenizer has no "
             f"{missing[0]} and {len(missing) - 1} more tokens; call add_location_tokens(model, processor) before "
             "fine-tuning, and save the processor with the model"
         )

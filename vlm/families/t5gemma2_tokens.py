@@ -9,6 +9,7 @@ and copy the whole table, of 262,000 rows, three times a step.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,9 +35,9 @@ SPREAD = 0.5
 """Of the new embeddings around the mean, in standard deviations of the old ones."""
 
 
-def missing_tokens(tokenizer: Any) -> list[str]:
-    """Our tokens (tasks, then locations in order) that the tokenizer lacks."""
-    names = [*(task.token for task in TASKS.values()), *(f"<loc_{index}>" for index in range(NUM_BINS))]
+def missing_tokens(tokenizer: Any, tasks: Iterable[str] = tuple(TASKS)) -> list[str]:
+    """Of the tokens of these tasks, and of locations in order, those that the tokenizer lacks."""
+    names = [*(TASKS[name].token for name in tasks), *(f"<loc_{index}>" for index in range(NUM_BINS))]
     vocabulary = tokenizer.get_vocab()
     return [name for name in names if name not in vocabulary]
 

@@ -18,13 +18,14 @@ from transformers import AutoProcessor, T5Gemma2ForConditionalGeneration
 import vlm
 from benchmarks.random_t5gemma2 import VOCAB_SIZE
 from tasks import TASKS
-from tasks.boxes import NUM_BINS
-from tests.vlm.families.test_florence2_training import write_config
+from tasks.boxes import NUM_BINS, iou
+from tests.vlm.families.test_florence2_training import share_right, write_config
 from tests.vlm.hub_server import HubServer
 from tests.vlm.test_adapters import answers, assert_close
 from tests.vlm.test_train import rows
 from vlm.api import VLM
 from vlm.cli import main as cli
+from vlm.data.records import read_records
 from vlm.families.t5gemma2_tokens import TableRows, add_location_tokens, missing_tokens
 from vlm.push import push
 from vlm.request import Request
@@ -97,6 +98,25 @@ def test_only_new_rows_are_trained(garments: Path, t5gemma2_folder: Path, tmp_pa
     for name, value in before.items():
         assert torch.equal(after[name], value), name
     assert (run.raw_model.added_tokens.weight - at_first).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+def test_an_adapter_learns_by_heart(garments: Path, t5gemma2_folder: Path, tmp_path: Path) -> None:
+    """In 150 steps, beside a model of random weights."""
+    optim = {"learning_rate": 1e-2, "warmup_steps": 5, "weight_decay": 0.0, "ema_decay": 0.0}
+    final = train(tmp_path, garments, t5gemma2_folder, "--peft=lora", num_steps=150, eval_every=0, optim=optim)
+    found = rows(final.parent)
+    assert found[-1]["loss"] < 0.1 * found[0]["loss"]
+    model = vlm.load(t5gemma2_folder, adapter=final)
+    records = [record for record in read_records(garments) if record.split == "train"]
+    assert share_right(model, records) > 0.5
+    boxes = [{item.label: item.box for item in model.detect(record.image).objects} for record in records]
+    pairs = [
+        (found.get(item.label), item.box)
+        for found, record in zip(boxes, records, strict=True)
+        for item in record.objects
+    ]
+    assert sum(found is not None and iou(found, box) > 0.5 for found, box in pairs) > 0.5 * len(pairs)
 
 
 def test_what_is_saved(adapters: dict[str, Path], t5gemma2_folder: Path) -> None:
@@ -278,6 +298,9 @@ def test_what_is_refused(
     save_file({"model.decoder.norm.weight": torch.zeros(32)}, without / "also_trained.safetensors")
     (without / "base.json").write_text(json.dumps(told | {"checksum": None}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"vlm_tasks in config.json lists .*, but the tokenizer has no <caption>"):
+        vlm.load(t5gemma2_folder, adapter=without)
+    (without / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"without/config\.json: is damaged"):
         vlm.load(t5gemma2_folder, adapter=without)
 
 
