@@ -97,7 +97,9 @@ def make_tokenizer(texts: Iterable[str] = TEXTS, *, vocab_size: int) -> PreTrain
     return wrapped
 
 
-def make_processor(*, vocab_size: int, image_size: int, num_image_tokens: int) -> Florence2Processor:
+def make_processor(
+    texts: Iterable[str] = TEXTS, *, vocab_size: int, image_size: int, num_image_tokens: int
+) -> Florence2Processor:
     images = CLIPImageProcessor(
         size={"height": image_size, "width": image_size},
         crop_size={"height": image_size, "width": image_size},
@@ -109,7 +111,7 @@ def make_processor(*, vocab_size: int, image_size: int, num_image_tokens: int) -
     images.image_seq_length = num_image_tokens
     return Florence2Processor(
         image_processor=images,
-        tokenizer=make_tokenizer(vocab_size=vocab_size),
+        tokenizer=make_tokenizer(texts, vocab_size=vocab_size),
         post_processor_config=POST_PROCESSOR,
     )
 

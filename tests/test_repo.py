@@ -167,7 +167,9 @@ def test_every_train_config_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch
         for other in TRAINING
         if other != path
     }
-    given = "--model DIRECTORY" in path.read_text(encoding="utf-8").splitlines()[0]  # on the command line, by the user
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    # On the command line, by the user, or from the Hub.
+    given = "--model DIRECTORY" in first or f"--model {config.model}" in first
     assert given or Path(config.model).exists() or config.model in exported
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from vlm.atomic import write_text
 from vlm.config import AdapterConfig
+from vlm.hub import split_revision
 from vlm.info import EMBEDDED
 from vlm.optim import fits, require_fits
 
@@ -217,17 +218,17 @@ def name_base(folder: Path, base: str, checksum: str | None) -> None:
 
     Args:
         folder: its parent is where the adapter is going to lie.
-        base: a directory or Hub id.
+        base: a directory or Hub id, of a revision as "owner/name@revision".
     """
     told: dict[str, Any] = {"checksum": checksum}
-    name = base
+    name, revision = split_revision(base)
     path = Path(base).expanduser()
     if path.is_dir():
         told["path"] = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
         told["embedded"] = path.resolve() == EMBEDDED.resolve()
         name = told["path"] if path.is_absolute() else path.as_posix()
     file = folder / ADAPTER_FILE
-    config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": name}
+    config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": name, "revision": revision}
     write_text(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
     write_text(folder / BASE, json.dumps(told) + "\n")
 

@@ -243,7 +243,8 @@ def _find(place: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
 
 
 def _told(folder: Path) -> dict[str, Any]:
-    """What an adapter's files tell of its base: `base`, and `checksum`, `path`, `embedded` where they are known.
+    """What an adapter's files tell of its base: `base` and `revision`, and `checksum`, `path`, `embedded` where they
+    are known.
 
     Raises:
         ValueError: it is no adapter, or of another kind.
@@ -260,7 +261,7 @@ def _told(folder: Path) -> dict[str, Any]:
     if kind != "LORA" or more:
         what = f"whole modules ({', '.join(more)})" if more else f"a {kind}"
         raise ValueError(f"{folder}: has {what}; only LoRA and DoRA are loaded, merge it with peft first")
-    return {**told, "base": config.get("base_model_name_or_path")}
+    return {**told, "base": config.get("base_model_name_or_path"), "revision": config.get("revision")}
 
 
 _Read = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
@@ -309,7 +310,10 @@ def load_beside(
         # In float32 at first, in which it is told whether the checkpoint is the adapter's own.
         dtype = as_dtype(options["dtype"])
         model = load(name_or_path, **{**options, "dtype": None})
-    model.adapters = Adapters(model.family, EMBEDDED if name_or_path is None else name_or_path)
+    base = EMBEDDED if name_or_path is None else name_or_path
+    if options.get("revision") is not None and not Path(base).is_dir():
+        base = f"{base}@{options['revision']}"
+    model.adapters = Adapters(model.family, base)
     hub = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
     model.adapters.add_all(adapter, **hub)
     if dtype is not None:
@@ -341,7 +345,7 @@ def _find_base(folder: Path, told: Mapping[str, Any]) -> Path:
     if told.get("embedded"):
         return EMBEDDED
     try:
-        return find_checkpoint(told["base"])
+        return find_checkpoint(told["base"], revision=told.get("revision"))
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{folder}: is an adapter, and its base checkpoint cannot be found ({error}); name the checkpoint: "

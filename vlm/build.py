@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,40 @@ from vlm.atomic import replacing_folder, write_text
 from vlm.config import TrainConfig
 from vlm.data.corpus import corpus
 from vlm.engines import Engine
+from vlm.hub import find_checkpoint, is_hub_id, require_loadable, split_revision
 from vlm.model import OneLookConfig, OneLookModel
 from vlm.model.vision import VisionTower, unread_weights
 from vlm.processor import OneLookProcessor
 from vlm.tokenizer import load_tokenizer, train_tokenizer
 from vlm.towers import Tower, load_tower, plain_tower
 
-__all__ = ["build_model", "build_processor", "checkpoint_activations", "compile_layers", "note_tower"]
+__all__ = ["at_hand", "build_model", "build_processor", "checkpoint_activations", "compile_layers", "note_tower"]
 
 TOWER_FILE = "vision_tower.json"
+
+
+def at_hand(config: TrainConfig) -> TrainConfig:
+    """The run with its model on this machine: a checkpoint on the Hub is fetched, or found in the Hub's cache.
+
+    Raises:
+        ValueError: there is no such model or no whole checkpoint, or as `find_checkpoint`.
+    """
+    path = Path(config.model)
+    if not path.exists():
+        name, revision = split_revision(config.model)
+        if not is_hub_id(str(name)) or path.suffix in (".yaml", ".yml"):
+            raise _no_model(config)
+        path = find_checkpoint(name, revision=revision)
+    if path.is_dir():
+        require_loadable(path, config.model)
+    return replace(config, model=str(path))
+
+
+def _no_model(config: TrainConfig, reason: str = "") -> ValueError:
+    return ValueError(
+        f"model {config.model!r} is neither a YAML file nor a checkpoint folder{reason}; give one of these, or a Hub "
+        "id (owner/name, or owner/name@revision)"
+    )
 
 
 def build_model(config: TrainConfig, *, resume: bool = False) -> OneLookModel:
@@ -79,11 +105,14 @@ def _shape(config: TrainConfig) -> tuple[dict[str, Any], dict[str, Any]]:
             return shape | config.shape | changed, {}
         asked: Mapping[str, Any] = config.shape
     elif Path(config.model).is_file():
-        shape = yaml.safe_load(Path(config.model).read_text(encoding="utf-8"))
+        try:
+            shape = yaml.safe_load(Path(config.model).read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise _no_model(config, f" ({' '.join(str(error).split())})") from error
         _check_fields(config.model, shape if isinstance(shape, dict) else [str(shape)])
         asked = {**shape, **config.shape}
     else:
-        raise ValueError(f"model {config.model!r} is neither a YAML file nor a checkpoint folder")
+        raise _no_model(config)
     fields = {name: value for name, value in {**shape, **config.shape}.items() if name != "vision_tower"}
     names = ("vision_tower", "vision_config", "vision_input")
     return fields, {name: asked[name] for name in names if asked.get(name)}

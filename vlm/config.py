@@ -308,7 +308,7 @@ class TrainConfig:
     output_dir: str
     """Checkpoints, logs and the exported model go here."""
     model: str
-    """YAML of the model's shape, or a checkpoint to go on from."""
+    """YAML of the model's shape, or a checkpoint to go on from: a directory, a Hub id, or owner/name@revision."""
     shape: dict[str, int | float | str | list[int] | dict[str, Any] | None] = field(default_factory=dict)
     """Fields of the model's shape to change, such as map_weight: weights that a checkpoint lacks are drawn. Among them
     `vision_tower`: a directory or Hub id of a vision encoder in place of the image layers."""

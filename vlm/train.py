@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from vlm.adapter import Adapter
 from vlm.api import VLM
 from vlm.atomic import replacing_folder, write_text
-from vlm.build import checkpoint_activations, compile_layers
+from vlm.build import at_hand, checkpoint_activations, compile_layers
 from vlm.checkpoint import Best, list_checkpoints, load_newest, require_same_groups, save_checkpoint, untied
 from vlm.config import TrainConfig
 from vlm.data.mixture import MixtureDataset
@@ -80,8 +80,10 @@ class Trainer(TrainingStep):
         self.pictures = read_sources(config.data)
         self.validation_records = validation_records(config) if config.eval_every else {}
         started = resume and bool(list_checkpoints(self.output / "checkpoints"))
+        with self.accelerator.local_main_process_first():  # which fetches it for the others of its machine
+            self.at_hand = at_hand(config)
+        self.recipe = recipe_of(self.at_hand)
         # Beside an adapter the checkpoints have none of the model's own weights.
-        self.recipe = recipe_of(config)
         model = self.recipe.build_model(resume=started and config.adapter is None)
         self.adapter = None
         if config.adapter is not None:
@@ -369,7 +371,7 @@ class Trainer(TrainingStep):
                     with no_other_bars():
                         model.half().save_pretrained(part)
                 processor.save_pretrained(str(part))
-                write_text(part / "train.yaml", as_yaml(self.config, earlier_runs(self.config.model)))
+                write_text(part / "train.yaml", as_yaml(self.config, earlier_runs(self.at_hand.model)))
         self.accelerator.wait_for_everyone()
         return final
 

@@ -3,6 +3,8 @@ transformers."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,18 @@ from vlm.api import VLM
 @pytest.fixture(scope="session")
 def florence2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("florence2") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def plain_florence2(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path) -> Path:
+    """Without dropout, whose masks are another process's own."""
+    folder = tmp_path_factory.mktemp("florence2-plain") / "checkpoint"
+    shutil.copytree(florence2_folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["text_config"] |= {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
+    config["vision_config"] |= {"drop_path_rate": 0.0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,21 +59,9 @@ def share_right(model: Any, records: list[Record]) -> float:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, florence2_folder: Path) -> Path:
-    """Without dropout, whose masks are another process's own."""
-    folder = tmp_path_factory.mktemp("florence2-plain") / "checkpoint"
-    shutil.copytree(florence2_folder, folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["text_config"] |= {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0}
-    config["vision_config"] |= {"drop_path_rate": 0.0}
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, garments: Path) -> Path:
+def learnt(tmp_path_factory: pytest.TempPathFactory, plain_florence2: Path, garments: Path) -> Path:
     AcceleratorState._reset_state(reset_partial_state=True)
-    file = write_config(tmp_path_factory.mktemp("florence2-run"), garments, model=checkpoint)
+    file = write_config(tmp_path_factory.mktemp("florence2-run"), garments, model=plain_florence2)
     assert main([str(file)]) == 0
     return file.parent / "run"
 
@@ -119,8 +106,8 @@ def test_the_loss_is_the_cross_entropy_of_transformers_logits(
         assert not output.token_loss[row, len(labels) :].any()
 
 
-def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, garments: Path, tmp_path: Path) -> None:
-    assert main([str(write_config(tmp_path, garments, model=checkpoint, num_steps=16))]) == 0
+def test_the_loss_falls_and_the_export_tells_its_tasks(plain_florence2: Path, garments: Path, tmp_path: Path) -> None:
+    assert main([str(write_config(tmp_path, garments, model=plain_florence2, num_steps=16))]) == 0
     found = rows(tmp_path / "run")
     assert found[-1]["loss"] < 0.7 * found[0]["loss"]
     config = json.loads((tmp_path / "run" / "final" / "config.json").read_text(encoding="utf-8"))
@@ -131,10 +118,10 @@ def test_the_loss_falls_and_the_export_tells_its_tasks(checkpoint: Path, garment
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_are_one_run(checkpoint: Path, garments: Path, tmp_path: Path) -> None:
+def test_two_processes_are_one_run(plain_florence2: Path, garments: Path, tmp_path: Path) -> None:
     """In float32, so that what is left is the order of sums."""
     for num in (1, 2):
-        file = write_config(tmp_path / str(num), garments, model=checkpoint, num_steps=4)
+        file = write_config(tmp_path / str(num), garments, model=plain_florence2, num_steps=4)
         command = [sys.executable, "-m", "vlm", "train", str(file)]
         command += ["--launch", "cpu", "--num-processes", "2"] if num == 2 else []
         done = subprocess.run(
