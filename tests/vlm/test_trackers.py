@@ -93,6 +93,22 @@ def test_several_trackers(registered: None, tmp_path: Path, garments: Path) -> N
     assert [path.name.startswith("events") for path in (tmp_path / "run" / "tensorboard").iterdir()] == [True]
 
 
+def test_weights_and_biases(tmp_path: Path, garments: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, offline: what it would send holds every number of the file."""
+    pytest.importorskip("wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}.items():
+        monkeypatch.setenv(name, value)
+    assert main([str(write_config(tmp_path, garments, trackers=["wandb"]))]) == 0
+    [file] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    sent, told = file.read_bytes(), lines(tmp_path / "run" / "metrics.jsonl")
+    assert len(told) == 2
+    for row in told:
+        for name, number in row.items():
+            assert name.encode() in sent, name
+            spelt = json.dumps(int(number) if number == int(number) else number)
+            assert spelt.encode() in sent, f"{name} of step {row['step']}"
+
+
 def test_an_unknown_tracker_is_an_error_at_once(tmp_path: Path, garments: Path) -> None:
     config = write_config(tmp_path, garments, trackers=["tensorbord"])
     with pytest.raises(ValueError, match=r"unknown tracker 'tensorbord'; known: .*tensorboard.*wandb"):
