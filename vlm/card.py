@@ -74,7 +74,7 @@ def main_card(
 
 
 def fill_table(results: str | os.PathLike[str], document: str | os.PathLike[str]) -> None:
-    """Put the headline table of results between the marks of a document (atomically).
+    """Put the headline table of results, of photos only, between the marks of a document (atomically).
 
     Raises:
         ValueError: the document has no marks.
@@ -87,7 +87,10 @@ def fill_table(results: str | os.PathLike[str], document: str | os.PathLike[str]
         raise ValueError(
             f"{file}: has no place for the table; write {TABLE_START} and {TABLE_END} on lines of their own"
         )
-    table = headline_table(json.loads(Path(results).read_text(encoding="utf-8")))
+    found = json.loads(Path(results).read_text(encoding="utf-8"))
+    drawn = _drawn(found)
+    photos = {name: table for name, table in found["sources"].items() if name not in drawn}
+    table = headline_table({**found, "sources": photos})
     write_text(file, f"{before}{start}\n{table}\n{end}{after}")
 
 
@@ -119,6 +122,7 @@ def render_card(
         suite=results["suite"],
         limit=results.get("limit"),
         headlines=headline_table(results),
+        drawn=", ".join(f"`{name}`" for name in _drawn(results)),
         parse_rates=_parse_rates(results),
         attributes=_attributes(results),
         abstention=_abstention(results),
@@ -142,6 +146,12 @@ def headline_table(results: Mapping[str, Any]) -> str:
             if value is not None:
                 rows.append((source, name, _with_interval(table[measure], path), _num(table[measure], path)))
     return _table(("source", "measure", "value", "n"), rows)
+
+
+def _drawn(results: Mapping[str, Any]) -> list[str]:
+    """Sources whose pictures were made for the test."""
+    asked = results["config"]["sources"]
+    return [name for name in results["sources"] if asked.get(name, {}).get("make")]
 
 
 def _num(values: Mapping[str, Any], path: str) -> str:

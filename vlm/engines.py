@@ -294,10 +294,6 @@ class ZeroEngine(Engine):
         if self.bf16:
             config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
         self.stage = int(plugin.zero_stage)
-        if self.stage == 3 and any("lora_magnitude_vector" in name for name, _ in self._named()):
-            raise ValueError(
-                "adapter.kind is dora, which reads whole weights where ZeRO 3 has parts; use lora, zero2 or fsdp2"
-            )
         optimizer = self._made(make_optimizer)
         self._shapes = {name: parameter.shape for name, parameter in self._named()}
         self._settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
@@ -310,6 +306,11 @@ class ZeroEngine(Engine):
             # The model reads these two itself, where others are read by the layer that they belong to.
             for parameter in self.module.tokens.parameters():
                 register_external_parameter(self.module, parameter)
+            # And DoRA takes the lengths of the rows of the layer that it lies beside.
+            for module in self.module.modules():
+                for dora in getattr(module, "lora_magnitude_vector", {}).values():
+                    for parameter in module.get_base_layer().parameters():
+                        register_external_parameter(dora, parameter)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         self.model.set_gradient_accumulation_boundary(last)

@@ -186,6 +186,10 @@ def peak_memory(device: torch.device | None = None) -> int | None:
     """Most bytes that this process has held: on its GPU, or in main memory; None where the system does not tell."""
     if device is not None and device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux ru_maxrss begins with what the process that started this one has held
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     try:
         import resource
     except ImportError:  # Windows

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from vlm.card import SOURCES, headline_table, main_card, render_card
+from vlm.card import SOURCES, TABLE_END, TABLE_START, fill_table, headline_table, main_card, render_card
 
 
 def attribute(balanced: float, num: int, hidden: float | None = None) -> dict[str, Any]:
@@ -194,3 +194,20 @@ def test_other_files_are_refused(text: str, tmp_path: Path) -> None:
 def test_missing_template(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.md: no such template"):
         render_card(RESULTS, template=tmp_path / "none.md")
+
+
+def test_drawn_sources_are_named_and_stay_out_of_a_readme(tmp_path: Path) -> None:
+    results = copy.deepcopy(RESULTS)
+    results["sources"]["people"] = results["sources"]["ccp"]
+    results["config"]["sources"]["people"] = {"reader": "jsonl", "make": "wardrobe_test"}
+    text = render_card(results)
+    assert "The pictures of `people` are drawn" in text
+    assert row(text, "people", "garment presence, micro F1")
+    assert "are drawn, the others" not in render_card(RESULTS)
+    file, readme = tmp_path / "results.json", tmp_path / "README.md"
+    file.write_text(json.dumps(results), encoding="utf-8")
+    readme.write_text(f"before\n{TABLE_START}\nold\n{TABLE_END}\nafter\n", encoding="utf-8")
+    fill_table(file, readme)
+    assert readme.read_text(encoding="utf-8") == (
+        f"before\n{TABLE_START}\n{headline_table(RESULTS)}\n{TABLE_END}\nafter\n"
+    )

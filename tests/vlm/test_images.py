@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,3 +188,32 @@ def test_urls(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match="larger than"):
         open_image(f"{server}/photo.png")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"subsampling": 0}, {"subsampling": 1, "quality": 30}, {"progressive": True}, {"icc_profile": b"none"}],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_the_faster_decoder_gives_the_same_pixels(
+    options: dict[str, object], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("simplejpeg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth = photo(40, 60).resize((123, 87)).convert(mode)
+    data = encoded(smooth, "JPEG", exif=exif, **options)
+    found = open_image(data)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "simplejpeg", None)
+        expected = open_image(data)
+    assert found.size == (87, 123)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_the_faster_decoder_leaves_damage_to_pillow() -> None:
+    pytest.importorskip("simplejpeg")
+    data = encoded(photo(64, 64), "JPEG")[:-200]
+    with pytest.raises(ValueError, match="is damaged or truncated"):
+        open_image(data)

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import vlm
+from tests.distributed.runs import ALL, skip_without
 from tests.vlm.test_train import TINY, final_state, identical, losses, trainer, write_config
 from tests.vlm.towers import IMAGE_PROCESSORS, SHAPES, save_tower
 from vlm.batches import to_device
@@ -187,9 +188,10 @@ def test_a_run(model_type: str, towers: Path, tmp_path: Path, garments: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("name", ["cpu", "fsdp2"])
+@pytest.mark.parametrize("name", ALL)
 def test_several_processes_give_what_one_gives(name: str, towers: Path, tmp_path: Path, garments: Path) -> None:
     """None waits for the gradient of a weight that the tower's tokens do not depend on."""
+    skip_without(name)
     file = config_with(towers / "clip", tmp_path, garments)
     assert main([str(file)]) == 0
     command = [sys.executable, "-m", "vlm", "train", str(file), f"--output_dir={tmp_path / 'two'}"]
@@ -203,9 +205,11 @@ def test_several_processes_give_what_one_gives(name: str, towers: Path, tmp_path
     assert done.returncode == 0, done.stderr[-3000:]
     for one, two in zip(losses(tmp_path / "run"), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
-    weights, others = (final_state(tmp_path / run)[0] for run in ("run", "two"))
+    # As exported: in half precision, and gathered where an engine has weights in parts.
+    weights, others = (load_file(tmp_path / run / "final" / "model.safetensors") for run in ("run", "two"))
+    assert weights.keys() == others.keys()
     for key, value in weights.items():
-        torch.testing.assert_close(others[key], value, rtol=0, atol=2e-4, msg=key)
+        torch.testing.assert_close(others[key], value, rtol=2e-3, atol=4e-4, msg=key)
 
 
 def test_it_goes_on_without_the_towers_folder(towers: Path, tmp_path: Path, garments: Path) -> None:

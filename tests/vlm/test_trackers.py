@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,30 @@ def test_several_trackers(registered: None, tmp_path: Path, garments: Path) -> N
     assert main([str(config)]) == 0
     assert len(lines(tmp_path / "run" / "vlm.jsonl")) == 3
     assert [path.name.startswith("events") for path in (tmp_path / "run" / "tensorboard").iterdir()] == [True]
+
+
+def test_weights_and_biases(tmp_path: Path, garments: Path) -> None:
+    """The real one, offline: what it would send holds every number of the file. As a command: its own process writes
+    on until this one ends."""
+    pytest.importorskip("wandb")
+    file = write_config(tmp_path, garments, trackers=["wandb"])
+    offline = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vlm", "train", str(file)],
+        env=os.environ | offline,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    [file] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    sent, told = file.read_bytes(), lines(tmp_path / "run" / "metrics.jsonl")
+    assert len(told) == 2
+    for row in told:
+        for name, number in row.items():
+            assert name.encode() in sent, name
+            spelt = json.dumps(int(number) if number == int(number) else number)
+            assert spelt.encode() in sent, f"{name} of step {row['step']}"
 
 
 def test_an_unknown_tracker_is_an_error_at_once(tmp_path: Path, garments: Path) -> None:

@@ -94,3 +94,27 @@ def test_what_is_not_there_is_named(server: Server, tmp_path: Path, monkeypatch:
         Shards(f"{server.address}/tars/train-00007-of-00009.tar")
     with pytest.raises(ValueError, match=r"nowhere://x: .*install what it names"):
         Shards("nowhere://x")
+
+
+def test_a_bucket(garments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3:// through s3fs, which speaks to a server on this machine."""
+    moto, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
+    monkeypatch.setenv(remote.CACHE_VARIABLE, str(tmp_path / "cache"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        here = tmp_path / "here"
+        write_shards(garments, here, format="parquet", shard_size=0.024)
+        bucket = s3fs.S3FileSystem()
+        bucket.mkdir("clothes")
+        bucket.put(str(here), "clothes/shards", recursive=True)
+        local, away = Shards(here), Shards("s3://clothes/shards/")
+        assert [record.id for record in away.records] == [record.id for record in local.records]
+        assert [away.image_bytes(index) for index in range(14)] == [local.image_bytes(index) for index in range(14)]
+    finally:
+        server.stop()

@@ -20,19 +20,14 @@ from vlm.cli import main
 from vlm.families.t5gemma2_tokens import add_location_tokens
 
 DESCRIBE = """
-import re, resource, sys
-from pathlib import Path
+import sys
 import vlm
 from vlm.request import Request
+from vlm.run_log import peak_memory
 model = vlm.load(sys.argv[1], device="cpu")
 [look] = model.encode([sys.argv[2]])
 model.generate([Request(look, task, max_new_tokens=4) for task in ("detection", "caption")])
-# On Linux ru_maxrss begins with what the process that started this one has held.
-status = Path("/proc/self/status")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-if status.is_file():
-    peak = 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", status.read_text())[1])
-print(peak, model.info()["parameters"])
+print(peak_memory(), model.info()["parameters"])
 """
 """The two prompts of `describe_outfit`, with few tokens: how many are said hardly matters."""
 

@@ -23,14 +23,16 @@ from vlm.api import VLM
 from vlm.train import main
 
 ROOT = Path(__file__).parents[3]
+LAST_NORMS = ("final_norm.weight", "final_layer_norm.weight", "decoder.norm.weight")
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
-@pytest.fixture(params=["onelook", "florence2"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny: VLM, florence2_folder: Path) -> Path:
-    if request.param == "florence2":
-        return florence2_folder
+@pytest.fixture(params=["onelook", "florence2", "t5gemma2"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, tiny: VLM) -> Path:
+    if request.param != "onelook":
+        found: Path = request.getfixturevalue(f"{request.param}_folder")
+        return found
     tiny.save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
 
@@ -49,7 +51,7 @@ def half(folder: Path) -> dict[str, bytes]:
     """The same checkpoint with one weight halved: another one."""
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     weights = load_file(folder / "model.safetensors")
-    name = next(name for name in sorted(weights) if name.endswith("norm.weight") and "final" in name)
+    name = next(name for name in sorted(weights) if name.endswith(LAST_NORMS))
     file = folder.parent / "half.safetensors"
     save_file(weights | {name: weights[name] * 0.5}, file, metadata={"format": "pt"})
     return files | {"model.safetensors": file.read_bytes()}
