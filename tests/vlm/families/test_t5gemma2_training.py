@@ -29,7 +29,7 @@ from vlm.checkpoint import list_checkpoints
 from vlm.data.records import read_records
 from vlm.families import FAMILIES
 from vlm.families.t5gemma2_tokens import AddedTokens, add_location_tokens, missing_tokens
-from vlm.recipe import RECIPES
+from vlm.recipe import RECIPES, recipe_of
 from vlm.train import Trainer, main, parse_config
 
 ROOT = Path(__file__).parents[3]
@@ -226,5 +226,8 @@ def test_what_is_refused(t5gemma2_folder: Path, garments: Path, tmp_path: Path) 
     shutil.copytree(t5gemma2_folder, tmp_path / "other")
     config = json.loads((tmp_path / "other" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}), encoding="utf-8")
+    other = f"--model={tmp_path / 'other'}"
+    with pytest.raises(ValueError, match=r"other: is of model_type 'gpt2', which is not a known family; known: "):
+        run(other)
     with pytest.raises(ValueError, match=r"other: model_type 'gpt2' is not trained here, only: onelook, florence2, t5"):
-        run(f"--model={tmp_path / 'other'}")
+        recipe_of(parse_config([file, other])[0])
