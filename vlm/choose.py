@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vlm.search import Candidate, Hypothesis, Search
 from vlm.token_masks import Allowed, TokenMasks
 
-__all__ = ["LOCATION_WINDOW", "Candidate", "Chooser", "Running"]
+__all__ = ["LOCATION_WINDOW", "Chooser", "Running"]
 
 LOCATION_WINDOW = 10
 """A location's confidence is the probability of landing within this many bins of it. A thousand bins share

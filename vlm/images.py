@@ -20,6 +20,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "URL_TIMEOUT", "ImageSource", "is_url", "open_image", "source_name"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -141,11 +146,9 @@ def _decode(file: Any, name: str) -> Image.Image:
 def _decoded_faster(image: Image.Image, file: Any) -> Image.Image:
     """A JPEG in colour with its pixels, by simplejpeg where it is installed: those that Pillow gives, in half the time
     (benchmarks/scaling.py). All else, and what is damaged, is left to Pillow, which says what is wrong."""
-    if image.format != "JPEG" or image.mode != "RGB" or image.width * image.height > MAX_PIXELS:
+    if simplejpeg is None or image.format != "JPEG" or image.mode != "RGB":
         return image
-    try:
-        import simplejpeg
-    except ImportError:
+    if image.width * image.height > MAX_PIXELS:
         return image
     file.seek(0)
     try:

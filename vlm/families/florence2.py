@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import Florence2ForConditionalGeneration, Florence2Processor
 
 from vlm.families.florence2_tasks import NATIVE
@@ -53,22 +52,10 @@ class Florence2(TransformersFamily):
 
     @torch.inference_mode()
     def _memory(self, features: Features, asked: Sequence[tuple[int, str]]) -> Memory:
-        device = features.hidden_BID.device
-        at_once = NUM_PROMPTS.get(device.type, len(asked))
+        at_once = NUM_PROMPTS.get(features.hidden_BID.device.type, len(asked))
         pad_id = self.model.config.text_config.pad_token_id
-        parts = []
-        for start in range(0, len(asked), at_once):
-            part = asked[start : start + at_once]
-            rows_S = [torch.tensor(self.prompt_ids(text), device=device) for _, text in part]
-            parts.append(
-                encode_prompts(
-                    self.model,
-                    features.hidden_BID[[image for image, _ in part]],
-                    pad_sequence(rows_S, batch_first=True, padding_value=pad_id),
-                    pad_sequence([torch.ones_like(row) for row in rows_S], batch_first=True),
-                )
-            )
-        return Memory.joined(parts)
+        parts = [asked[start : start + at_once] for start in range(0, len(asked), at_once)]
+        return Memory.joined([encode_prompts(self.model, *self._asked(features, part, pad_id)) for part in parts])
 
     def _target_ids(self, text: str) -> list[int]:
         return target_ids(self.processor.tokenizer, text)

@@ -62,24 +62,13 @@ class _Trained(Florence2):
 
 class Florence2Prompts(RowPrompts):
     family = Florence2
+    prompt_ids = staticmethod(prompt_ids)
+    target_ids = staticmethod(target_ids)
 
-    def __init__(self, processor: Any, config: Any) -> None:
-        super().__init__(processor, config)
-        self.max_positions = int(config.text_config.max_position_embeddings)
-
-    def encode_prompt(self, text: str) -> list[int]:
-        return prompt_ids(self.processor, text, self.max_positions)
-
-    def encode_target(self, text: str) -> list[int]:
-        """With the beginning, which its generation forces, and the end.
-
-        Raises:
-            ValueError: more tokens than the decoder has positions.
-        """
-        ids = target_ids(self.processor.tokenizer, text)
-        if len(ids) > self.max_positions:
-            raise ValueError(f"the target has {len(ids)} tokens, at most {self.max_positions}: {text[:60]!r}...")
-        return ids
+    @staticmethod
+    def positions(config: Any) -> tuple[int, int]:
+        most = int(config.text_config.max_position_embeddings)
+        return most, most
 
 
 class Florence2Recipe(TransformersRecipe):

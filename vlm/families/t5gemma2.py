@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import Gemma3Processor, T5Gemma2ForConditionalGeneration
 
 from vlm.families import Switch
@@ -88,15 +87,9 @@ class T5Gemma2(TransformersFamily):
     def _memory(self, features: Features, asked: Sequence[tuple[int, str]]) -> Memory:
         """The encoder's outputs for (image, prompt) pairs, shorter ones padded on the right: positions count from
         the left, so that padding changes nothing."""
-        device = features.hidden_BID.device
-        rows_S = [torch.tensor(self.prompt_ids(text), device=device) for _, text in asked]
-        return encode_prompts(
-            self.model,
-            self.model.get_encoder().get_input_embeddings(),
-            features.hidden_BID[[image for image, _ in asked]],
-            pad_sequence(rows_S, batch_first=True, padding_value=self.model.config.decoder.pad_token_id),
-            pad_sequence([torch.ones_like(row) for row in rows_S], batch_first=True),
-        )
+        embed = self.model.get_encoder().get_input_embeddings()
+        pad_id = self.model.config.decoder.pad_token_id
+        return encode_prompts(self.model, embed, *self._asked(features, asked, pad_id))
 
     def prompt_ids(self, text: str) -> list[int]:
         """See the function of this name."""

@@ -84,30 +84,12 @@ class _Trained(T5Gemma2):
 
 class T5Gemma2Prompts(RowPrompts):
     family = T5Gemma2
+    prompt_ids = staticmethod(prompt_ids)
+    target_ids = staticmethod(target_ids)
 
-    def __init__(self, processor: Any, config: Any) -> None:
-        super().__init__(processor, config)
-        self.max_prompt = int(config.encoder.text_config.max_position_embeddings)
-        self.max_target = int(config.decoder.max_position_embeddings)
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """With the places of the picture's tokens.
-
-        Raises:
-            ValueError: as `prompt_ids`.
-        """
-        return prompt_ids(self.processor, text, self.max_prompt)
-
-    def encode_target(self, text: str) -> list[int]:
-        """With the end.
-
-        Raises:
-            ValueError: more tokens than the decoder has positions.
-        """
-        ids = target_ids(self.processor.tokenizer, text)
-        if len(ids) > self.max_target:
-            raise ValueError(f"the target has {len(ids)} tokens, at most {self.max_target}: {text[:60]!r}...")
-        return ids
+    @staticmethod
+    def positions(config: Any) -> tuple[int, int]:
+        return int(config.encoder.text_config.max_position_embeddings), int(config.decoder.max_position_embeddings)
 
 
 class T5Gemma2Recipe(TransformersRecipe):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tasks import TASKS
 from vlm.families import Prompt, Switch, TaskForm, read_config
@@ -113,6 +114,10 @@ class TransformersFamily(abc.ABC):
         """What the processor makes of images, `pixel_values` in it."""
 
     @abc.abstractmethod
+    def prompt_ids(self, text: str) -> list[int]:
+        """Tokens of a prompt. Raises ValueError where it cannot be asked."""
+
+    @abc.abstractmethod
     def _memory(self, features: Features, asked: Sequence[tuple[int, str]]) -> Memory:
         """The encoder's outputs for (image, prompt) pairs, shorter ones padded."""
 
@@ -187,6 +192,19 @@ class TransformersFamily(abc.ABC):
         return {"tasks": list(checkpoint_tasks(cls.native, config.get("vlm_tasks")))}
 
     # -- images and prompts --------------------------------------------------------------------------
+
+    def _asked(
+        self, features: Features, asked: Sequence[tuple[int, str]], pad_id: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of (image, prompt) pairs the image's features, R x I x D, and the prompt's tokens, shorter ones padded on the
+        right, R x S, with their mask."""
+        device = features.hidden_BID.device
+        rows_S = [torch.tensor(self.prompt_ids(text), device=device) for _, text in asked]
+        return (
+            features.hidden_BID[[image for image, _ in asked]],
+            pad_sequence(rows_S, batch_first=True, padding_value=pad_id),
+            pad_sequence([torch.ones_like(row) for row in rows_S], batch_first=True),
+        )
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Features:

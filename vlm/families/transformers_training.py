@@ -79,18 +79,31 @@ class RowPrompts(abc.ABC):
     """
 
     family: ClassVar[type[TransformersFamily]]
+    prompt_ids: ClassVar[Callable[[Any, str, int], list[int]]]
+    """(processor, text, most positions) -> tokens; ValueError where the prompt cannot be asked."""
+    target_ids: ClassVar[Callable[[Any, str], list[int]]]
+    """(tokenizer, text) -> tokens, the end among them."""
 
     def __init__(self, processor: Any, config: Any) -> None:
         self.processor = processor
         self.tasks = checkpoint_tasks(self.family.native, config.vlm_tasks)
+        self.max_prompt, self.max_target = self.positions(config)
 
+    @staticmethod
     @abc.abstractmethod
+    def positions(config: Any) -> tuple[int, int]:
+        """Most tokens of a prompt, with what stands before it, and of a target."""
+
     def encode_prompt(self, text: str) -> list[int]:
-        """Raises ValueError where it is too long."""
+        """Raises ValueError as `prompt_ids`."""
+        return type(self).prompt_ids(self.processor, text, self.max_prompt)
 
-    @abc.abstractmethod
     def encode_target(self, text: str) -> list[int]:
-        """With the end. Raises ValueError where it is too long."""
+        """Raises ValueError for more tokens than the decoder has positions."""
+        ids = type(self).target_ids(self.processor.tokenizer, text)
+        if len(ids) > self.max_target:
+            raise ValueError(f"the target has {len(ids)} tokens, at most {self.max_target}: {text[:60]!r}...")
+        return ids
 
     def pixels(self, image: Image.Image, patch_budget: int) -> Tensor:
         """In the size of the checkpoint; a budget of patches is for models that have a choice."""

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import vlm
 from tasks.base import QA, ObjectLabel, Record, TextLabel
 from tasks.boxes import Box
-from tests.vlm.families.test_florence2_training import write_config
+from tests.vlm.families.test_florence2_training import train, write_config
 from tests.vlm.test_adapters import answers, assert_close
 from tests.vlm.test_train import final_state, identical, losses, rows
 from vlm.api import VLM
@@ -29,20 +29,12 @@ from vlm.checkpoint import list_checkpoints
 from vlm.data.records import write_jsonl
 from vlm.evaluate import quick_validation
 from vlm.request import Request
-from vlm.train import Trainer, main, parse_config
+from vlm.train import Trainer, parse_config
 
 ROOT = Path(__file__).parents[3]
 LORA = ("--peft", "lora")
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
-
-
-def train(folder: Path, records: Path, model: Path, *arguments: str, **values: Any) -> Path:
-    """The run's folder."""
-    file = write_config(folder, records, model=model, **values)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert main([str(file), *arguments]) == 0
-    return folder / "run"
 
 
 def in_processes(file: Path, *arguments: str) -> subprocess.Popen[str]:

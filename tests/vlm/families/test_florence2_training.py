@@ -58,12 +58,17 @@ def share_right(model: Any, records: list[Record]) -> float:
     return sum(right) / len(right)
 
 
+def train(folder: Path, records: Path, model: Path, *arguments: str, **values: Any) -> Path:
+    """The run's folder."""
+    file = write_config(folder, records, model=model, **values)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main([str(file), *arguments]) == 0
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory, plain_florence2: Path, garments: Path) -> Path:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    file = write_config(tmp_path_factory.mktemp("florence2-run"), garments, model=plain_florence2)
-    assert main([str(file)]) == 0
-    return file.parent / "run"
+    return train(tmp_path_factory.mktemp("florence2-run"), garments, plain_florence2)
 
 
 @pytest.mark.slow

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, T5Gemma2ForConditionalGeneration
@@ -19,6 +18,7 @@ import vlm
 from benchmarks.random_t5gemma2 import VOCAB_SIZE
 from tasks import TASKS
 from tasks.boxes import NUM_BINS, iou
+from tests.vlm.families import test_florence2_training
 from tests.vlm.families.test_florence2_training import share_right, write_config
 from tests.vlm.hub_server import HubServer
 from tests.vlm.test_adapters import answers, assert_close
@@ -29,7 +29,7 @@ from vlm.data.records import read_records
 from vlm.families.t5gemma2_tokens import TableRows, add_location_tokens, missing_tokens
 from vlm.push import push
 from vlm.request import Request
-from vlm.train import Trainer, main, parse_config
+from vlm.train import Trainer, parse_config
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -41,10 +41,7 @@ def train(folder: Path, records: Path, base: Path, *arguments: str, **values: An
     """Trains an adapter through the command line, validating it once; its folder."""
     optim = {"learning_rate": 2e-2, "warmup_steps": 0, "weight_decay": 0.1, "ema_decay": 0.5}
     settings = {"num_steps": 6, "eval_every": 6, "eval_records": 1, "optim": optim, **values}
-    file = write_config(folder, records, model=base, **settings)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert main([str(file), *arguments]) == 0
-    return folder / "run" / "final"
+    return test_florence2_training.train(folder, records, base, *arguments, **settings) / "final"
 
 
 @pytest.fixture(scope="module")

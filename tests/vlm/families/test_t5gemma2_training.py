@@ -23,7 +23,7 @@ from transformers import AutoProcessor, T5Gemma2ForConditionalGeneration
 import vlm
 from tasks import TASKS
 from tasks.boxes import NUM_BINS, iou
-from tests.vlm.families.test_florence2_training import share_right, write_config
+from tests.vlm.families.test_florence2_training import share_right, train, write_config
 from tests.vlm.test_train import final_state, identical, losses, rows
 from vlm.checkpoint import list_checkpoints
 from vlm.data.records import read_records
@@ -41,10 +41,7 @@ SHORT: dict[str, Any] = {"num_steps": 4, "save_every": 1, "keep_checkpoints": 4}
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory, t5gemma2_folder: Path, garments: Path) -> Path:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    file = write_config(tmp_path_factory.mktemp("t5gemma2-run"), garments, model=t5gemma2_folder)
-    assert main([str(file)]) == 0
-    return file.parent / "run"
+    return train(tmp_path_factory.mktemp("t5gemma2-run"), garments, t5gemma2_folder)
 
 
 def test_it_learns_by_heart(learnt: Path, garments: Path) -> None:

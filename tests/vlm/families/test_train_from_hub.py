@@ -57,6 +57,14 @@ def half(folder: Path) -> dict[str, bytes]:
     return files | {"model.safetensors": file.read_bytes()}
 
 
+def add_two_revisions(hub: HubServer, folder: Path) -> str:
+    """ann/clothes, with other weights on main than on the branch "old"; the commit of the latter."""
+    first = hub.add("ann/clothes", folder)
+    hub.add("ann/clothes", half(folder))
+    hub.repos["ann/clothes"].branches["old"] = first
+    return first
+
+
 def test_an_id_is_trained_as_the_directory_is(
     hub: HubServer, folder: Path, garments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,9 +87,7 @@ def test_an_id_is_trained_as_the_directory_is(
 
 
 def test_a_revision(hub: HubServer, folder: Path, garments: Path, tmp_path: Path) -> None:
-    first = hub.add("ann/clothes", folder)
-    hub.add("ann/clothes", half(folder))
-    hub.repos["ann/clothes"].branches["old"] = first
+    first = add_two_revisions(hub, folder)
     expected = losses(train(tmp_path / "directory", garments, folder))
     assert losses(train(tmp_path / "main", garments, "ann/clothes")) != expected
     for number, revision in enumerate(("old", first)):
@@ -93,9 +99,7 @@ def test_a_revision(hub: HubServer, folder: Path, garments: Path, tmp_path: Path
 
 def test_an_adapter_names_its_base_and_revision(hub: HubServer, folder: Path, garments: Path, tmp_path: Path) -> None:
     """As peft does; it is then found, though the repository has other weights now."""
-    first = hub.add("ann/clothes", folder)
-    hub.add("ann/clothes", half(folder))
-    hub.repos["ann/clothes"].branches["old"] = first
+    add_two_revisions(hub, folder)
     final = train(tmp_path / "lora", garments, "ann/clothes@old", "--peft=lora") / "final"
     told = json.loads((final / "adapter_config.json").read_text(encoding="utf-8"))
     assert (told["base_model_name_or_path"], told["revision"]) == ("ann/clothes", "old")
