@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from PIL import Image
 
 from tasks.base import ObjectLabel, Record, TextLabel
 from tasks.boxes import Box
+from tasks.results import Attributes, Garment, Outfit, Value
 from vlm.data.records import write_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -135,6 +137,42 @@ def test_families(num_beams: int) -> None:
     assert (found["family"], found["num_prompts"], found["num_beams"]) == ("florence2", 8, num_beams)
     assert set(found["seconds_per_photo"]["3 photos"]) == {"vlm", "transformers"}
     assert "The tokens are the same" in done.stdout
+
+
+def test_described(tmp_path: Path) -> None:
+    rows = []
+    for number, colour in enumerate(["red", "blue"]):
+        Image.new("RGB", (48, 64), colour).save(tmp_path / f"{number}.png")
+        coat = ObjectLabel(label="coat", box=Box(2, 3, 40, 60), attributes={"colour": (colour,)})
+        rows.append(Record(id=f"{number}", image=str(tmp_path / f"{number}.png"), image_size=(64, 48), objects=(coat,)))
+    write_jsonl(rows, tmp_path / "records.jsonl")
+    done = run("described.py", "--records", str(tmp_path / "records.jsonl"), "--draw", str(tmp_path / "drawn"))
+    found = last_line(done, "num_photos", "named", "annotated")
+    assert (found["num_photos"], found["annotated"]) == (2, 2)
+    assert found["exact"] + found["family"] + found["missed"] == 2
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["0.png", "1.png"]
+
+
+def test_described_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word is right once, its family counts where the word itself is not named, and a colour where it is."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    compare = importlib.import_module("described").compare
+
+    def worn(label: str, *colours: str) -> ObjectLabel:
+        return ObjectLabel(label=label, attributes={"colour": colours} if colours else {})
+
+    def named(label: str, colour: str) -> Garment:
+        return Garment(label=label, attributes=Attributes(values={"colour": Value(values=(colour,))}))
+
+    record = Record(
+        id="1", image="1.png", image_size=(64, 48), objects=(worn("coat", "tan", "black"), worn("boots"), worn("bag"))
+    )
+    outfit = Outfit(
+        summary="", garments=(named("coat", "black"), named("coat", "tan"), named("heels", "red"), named("bag", "red"))
+    )
+    assert compare(outfit, record) == {
+        "named": 4, "annotated": 3, "exact": 2, "coloured": 1, "colour_right": 1, "family": 1, "missed": 0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

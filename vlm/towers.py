@@ -32,6 +32,8 @@ _WITHOUT_CHANCE = {"pos_embed_shift": None, "pos_embed_jitter": None, "pos_embed
 depend on how a batch is split."""
 _OF_ITS_DEPTH = ("stage_names", "out_features", "out_indices")
 """Follow from the number of layers, which may be changed."""
+_OF_ITS_PLACE = ("_name_or_path",)
+"""Where it lay on the machine that a run began on says nothing to who loads the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +107,7 @@ def _changed(config: PreTrainedConfig, changes: Mapping[str, Any]) -> PreTrained
             + ", ".join(name for name in config.to_dict() if name != "transformers_version")
         )
     settled = {name: value for name, value in {**_WITHOUT_HEAD, **_WITHOUT_CHANCE}.items() if hasattr(config, name)}
-    kept = {name: value for name, value in config.to_dict().items() if name not in _OF_ITS_DEPTH}
+    kept = {name: value for name, value in config.to_dict().items() if name not in _OF_ITS_DEPTH + _OF_ITS_PLACE}
     return type(config).from_dict({**kept, **settled, **changes})  # type: ignore[no-any-return]
 
 

@@ -91,7 +91,9 @@ def test_features_are_the_encoders_own(model_type: str, towers: Path, photos: li
         inputs = {"pixel_values": torch.from_numpy(values).permute(2, 0, 1)[None].float()}
     if model_type != "siglip2":
         torch.testing.assert_close(pixels, inputs["pixel_values"], atol=1e-5, rtol=1e-5)
-    expected = encoder(**inputs).last_hidden_state[:, model.tower.num_prefix_tokens :]
+    expected = encoder(**inputs).last_hidden_state
+    expected = expected.flatten(2).transpose(1, 2) if expected.ndim == 4 else expected  # convolutions keep the grid
+    expected = expected[:, model.tower.num_prefix_tokens :]
     found = model.tower(pixels).flatten(2).transpose(1, 2)
     assert model.tower.num_prefix_tokens == {"clip": 1, "dinov2": 1, "dinov3_vit": 5}.get(model_type, 0)
     torch.testing.assert_close(found, model.tower.norm(expected), atol=1e-5, rtol=1e-5)

@@ -27,6 +27,7 @@ SHAPES: Mapping[str, dict[str, Any]] = {
     },
     "dinov2": {**_DINO, "image_size": 42, "patch_size": 14},
     "dinov3_vit": {**_DINO, "intermediate_size": 48, "image_size": 32, "patch_size": 8, "num_register_tokens": 4},
+    "efficientnet_lite": {"width": 0.25, "depth": 0.5},
 }
 """model_type -> what its configuration is made of."""
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vlm.model.layers import (
     NUM_FREQUENCIES,
@@ -15,6 +16,7 @@ from vlm.model.layers import (
     JointLayer,
     Norm,
     TokenEmbedding,
+    attend,
     fourier,
     residual_linear,
     rotary,
@@ -86,6 +88,25 @@ def test_attention_by_hand() -> None:
         scores = (query @ key.T / 2.0).masked_fill(~mask, -torch.inf)
         heads.append(scores.softmax(-1) @ values[:, part])
     torch.testing.assert_close(result[0], attention.out(torch.cat(heads, -1)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_that_is_trained_in_bfloat16_on_a_cpu(masked: bool) -> None:
+    """Values and gradients of PyTorch's own attention in float32, but for rounding; what sees nothing stays finite."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(2, 3, length, 16, generator=generator).bfloat16().requires_grad_() for length in (7, 9, 9)]
+    mask = torch.rand(2, 1, 7, 9, generator=generator) > 0.4 if masked else None
+    found = attend(*parts, mask)
+    exact = [part.detach().float().requires_grad_() for part in parts]
+    expected = F.scaled_dot_product_attention(*exact, attn_mask=mask)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    target = torch.randn(expected.shape, generator=generator)
+    gradients = torch.autograd.grad((found.float() * target).sum(), parts)
+    for gradient, by_hand in zip(gradients, torch.autograd.grad((expected * target).sum(), exact), strict=True):
+        torch.testing.assert_close(gradient.float(), by_hand, atol=0.05, rtol=0.05)
+    nothing = attend(*parts, torch.zeros(2, 1, 7, 9, dtype=torch.bool))
+    assert bool(nothing.isfinite().all())
+    assert all(bool(part.isfinite().all()) for part in torch.autograd.grad(nothing.sum(), parts))
 
 
 @torch.no_grad()
