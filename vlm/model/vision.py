@@ -159,7 +159,8 @@ def _examined(config_json: str) -> _Examined:
         "width": width,
         "image_size": list(native) if fixed else None,
     }
-    read = _read_by(tokens[:, prefix:])
+    with torch.inference_mode(False), torch.enable_grad():  # whoever asks may have turned gradients off
+        read = _read_by(tokens[:, prefix:])
     return _Examined(
         layout, frozenset(name for name, parameter in model.named_parameters() if id(parameter) not in read)
     )
