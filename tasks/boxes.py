@@ -72,13 +72,14 @@ class Box:
 
 
 def iou(first: Box, second: Box) -> float:
-    """Intersection over union; 0.0 where both are empty."""
+    """Intersection over union; 0.0 where both are empty, or too small for a float to hold their area."""
     width = min(first.x2, second.x2) - max(first.x1, second.x1)
     height = min(first.y2, second.y2) - max(first.y1, second.y1)
     if width <= 0 or height <= 0:
         return 0.0
     overlap = width * height
-    return overlap / (first.area + second.area - overlap)
+    union = first.area + second.area - overlap
+    return overlap / union if union > 0 else 0.0
 
 
 def to_bin(value: float, side: float) -> int:

@@ -80,6 +80,7 @@ def test_iou_by_hand() -> None:
     assert iou(Box(0, 0, 4, 4), Box(1, 1, 3, 3)) == pytest.approx(4 / 16)
     assert iou(Box(0, 0, 2, 2), Box(2, 0, 4, 2)) == 0.0  # they touch
     assert iou(Box(1, 1, 1, 1), Box(1, 1, 1, 1)) == 0.0  # both are empty
+    assert iou(Box(0, 0, 5e-196, 8e-295), Box(0, 0, 5e-196, 8e-295)) == 0.0  # their areas are 0 to a float
 
 
 @given(boxes_in_images(), boxes_in_images())
