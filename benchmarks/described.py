@@ -61,12 +61,13 @@ def compare(outfit: Outfit, record: Record) -> Counter[str]:
 def measure(model: VLM, records: Sequence[Record], draw: Path | None, min_score: float) -> Counter[str]:
     """Counts over all photos; drawings go into `draw`."""
     total: Counter[str] = Counter()
+    if draw is not None:
+        draw.mkdir(parents=True, exist_ok=True)
     for record in records:
         image = open_image(record.image)
         outfit = model.describe_outfit(image, min_score=min_score)
         total.update(compare(outfit, record))
         if draw is not None:
-            draw.mkdir(parents=True, exist_ok=True)
             draw_outfit(image, outfit).save(draw / f"{record.id}.png")
     return total
 

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,28 @@ def last_line(done: subprocess.CompletedProcess[str], *keys: str) -> dict[str, A
         assert values, key
         assert all(math.isfinite(number) and number > 0 for number in values), key
     return found
+
+
+def write_coats(folder: Path, colours: Sequence[str]) -> Path:
+    """Records of pictures of one colour each, every second one for validation."""
+    rows = []
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (48, 64), colour).save(folder / f"{number}.png")
+        coat = ObjectLabel(label="coat", box=Box(2, 3, 40, 60), attributes={"colour": (colour,)})
+        rows.append(
+            Record(
+                id=f"{number}",
+                image=str(folder / f"{number}.png"),
+                image_size=(64, 48),
+                objects=(coat,),
+                captions=(TextLabel(text=f"A {colour} coat."),),
+                objects_complete=True,
+                boxes_complete=True,
+                split="validation" if number % 2 else "train",
+            )
+        )
+    write_jsonl(rows, folder / "records.jsonl")
+    return folder / "records.jsonl"
 
 
 def test_packing() -> None:
@@ -140,13 +163,8 @@ def test_families(num_beams: int) -> None:
 
 
 def test_described(tmp_path: Path) -> None:
-    rows = []
-    for number, colour in enumerate(["red", "blue"]):
-        Image.new("RGB", (48, 64), colour).save(tmp_path / f"{number}.png")
-        coat = ObjectLabel(label="coat", box=Box(2, 3, 40, 60), attributes={"colour": (colour,)})
-        rows.append(Record(id=f"{number}", image=str(tmp_path / f"{number}.png"), image_size=(64, 48), objects=(coat,)))
-    write_jsonl(rows, tmp_path / "records.jsonl")
-    done = run("described.py", "--records", str(tmp_path / "records.jsonl"), "--draw", str(tmp_path / "drawn"))
+    records = write_coats(tmp_path, ["red", "blue"])
+    done = run("described.py", "--records", str(records), "--draw", str(tmp_path / "drawn"))
     found = last_line(done, "num_photos", "named", "annotated")
     assert (found["num_photos"], found["annotated"]) == (2, 2)
     assert found["exact"] + found["family"] + found["missed"] == 2
@@ -198,24 +216,8 @@ def test_what_is_wrong_is_said(arguments: tuple[str, ...], error: str) -> None:
 
 def test_ablations(tmp_path: Path) -> None:
     """Runs of a few steps; what is there is read, not run again."""
-    rows = []
-    for number, colour in enumerate(["red", "blue", "green", "black", "white", "pink"]):
-        Image.new("RGB", (48, 64), colour).save(tmp_path / f"{number}.png")
-        coat = ObjectLabel(label="coat", box=Box(2, 3, 40, 60), attributes={"colour": (colour,)})
-        rows.append(
-            Record(
-                id=f"{number}",
-                image=str(tmp_path / f"{number}.png"),
-                image_size=(64, 48),
-                objects=(coat,),
-                captions=(TextLabel(text=f"A {colour} coat."),),
-                objects_complete=True,
-                boxes_complete=True,
-                split="validation" if number % 2 else "train",
-            )
-        )
-    write_jsonl(rows, tmp_path / "records.jsonl")
-    source = {"reader": "jsonl", "path": str(tmp_path / "records.jsonl")}
+    records = write_coats(tmp_path, ["red", "blue", "green", "black", "white", "pink"])
+    source = {"reader": "jsonl", "path": str(records)}
     base = {
         "output_dir": str(tmp_path / "runs"),
         "model": "configs/model/tiny.yaml",

@@ -99,7 +99,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         write_tower(arguments.folder, arguments.variant)
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # the folder may be there already
         parser.exit(1, f"error: {error}\n")
     print(f"wrote {arguments.folder}")
 
