@@ -47,6 +47,9 @@ class SourceConfig:
     repeat_rare: float | None = None
     """Records with a garment or value that fewer than this share of the source's records have come more often in a
     pass (see `vlm.data.rare`)."""
+    balance_values: float | None = None
+    """Weighs the losses of attributes' values by (1 / share in the source) to this power, 1 on average: at 0.5 "lace"
+    of one garment in a hundred counts ten times as much as a "solid" of all (see `vlm.data.rare.value_weights`)."""
     num: int | None = None
     """Of the reader wardrobe: different pictures, before they come again; 100000 if not given."""
     seed: int | None = None
@@ -63,6 +66,10 @@ class SourceConfig:
         _require(
             self.repeat_rare is None or 0 < self.repeat_rare <= 1,
             f"source {self.reader}: repeat_rare is {self.repeat_rare}; expected a share in (0, 1]",
+        )
+        _require(
+            self.balance_values is None or 0 < self.balance_values <= 1,
+            f"source {self.reader}: balance_values is {self.balance_values}; expected a power in (0, 1]",
         )
         _require(
             self.reader != "shards" or self.path is not None,
@@ -83,7 +90,7 @@ class SourceConfig:
         for name, least in (("num", 1), ("size", 64)):
             value = getattr(self, name)
             _require(value >= least, f"source wardrobe: {name} is {value}; expected at least {least}")
-        for name in ("path", "boxes", "repeat_rare"):
+        for name in ("path", "boxes", "repeat_rare", "balance_values"):
             value = getattr(self, name)
             _require(value is None, f"source wardrobe: {name} is {value!r}, but its pictures are drawn; drop it")
         _require(

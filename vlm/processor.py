@@ -24,10 +24,15 @@ from vlm.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class PackedTarget:
-    """One prompt's answer as ids (ending with eos) and the weight of its tokens' losses."""
+    """One prompt's answer as ids (ending with eos) and the weight of its tokens' losses: of all, or one each."""
 
     ids: Sequence[int]
-    weight: float = 1.0
+    weight: float | Sequence[float] = 1.0
+
+    @property
+    def weights(self) -> list[float]:
+        """One a token."""
+        return [self.weight] * len(self.ids) if isinstance(self.weight, float | int) else list(self.weight)
 
 
 ASPECTS = (1 / 2, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 2.0)
@@ -191,7 +196,7 @@ class OneLookProcessor:
                 shifted, self.config.pad_token_id
             )
             batch["labels"], _, _ = pack([[target.ids for target in row] for row in targets], -100)
-            weights = [[[target.weight] * len(target.ids) for target in row] for row in targets]
+            weights = [[target.weights for target in row] for row in targets]
             batch["token_weights"] = pack(weights, 0.0, torch.float32)[0]
         return batch
 

@@ -63,6 +63,11 @@ TASK_NAMES = ", ".join(TASKS)
             "source ccp: repeat_rare is 0; expected a share in (0, 1]",
         ),
         (
+            SourceConfig,
+            {"reader": "ccp", "balance_values": 1.5},
+            "source ccp: balance_values is 1.5; expected a power in (0, 1]",
+        ),
+        (
             data,
             {"stages": [StageConfig(sources={"yours": 1.0})]},
             "stages[0].sources is {'yours': 1.0}; expected weights, at least one above 0, of: mine",

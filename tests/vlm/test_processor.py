@@ -115,6 +115,9 @@ def test_collate(tiny_processor: OneLookProcessor, photos: list[Image.Image]) ->
     assert batch["decoder_segment_ids"].tolist() == [[1, 1, 1, 2, 2], [1, 1, -1, -1, -1]]
     assert batch["decoder_position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 0]]
     assert batch["token_weights"].tolist() == [[1, 1, 1, 0.5, 0.5], [1, 1, 0, 0, 0]]
+    singly = [[PackedTarget(ids=(5, 6, 2), weight=(0.5, 3, 1))], [PackedTarget(ids=(8, 2), weight=2)]]
+    weighed = tiny_processor.collate(photos[:2], [["<detect>"], ["<detect>"]], singly)
+    assert weighed["token_weights"].tolist() == [[0.5, 3, 1], [2, 2, 0]]
     [detect] = tiny_processor.encode_prompt("<detect>")
     assert batch["input_ids"][:, 0].tolist() == [detect, detect]
     assert batch["segment_ids"][1].tolist()[:2] == [1, -1]

@@ -22,12 +22,14 @@ from torch.utils.data import Dataset
 
 from tasks import TASKS
 from tasks.base import Example, Record
+from tasks.results import Attributes
 from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.augment import augment
 from vlm.data.maps import GarmentMap, garment_map
 from vlm.data.pictures import Pictures
-from vlm.data.rare import repeated_rows
+from vlm.data.rare import Label, repeated_rows, value_weights
 from vlm.data.regions import Region, region_classes, regions_of
+from vlm.data.token_weights import token_factors
 from vlm.processor import OneLookProcessor, PackedTarget
 
 BLOCK = 1000
@@ -186,6 +188,11 @@ class MixtureDataset(Dataset[Sample]):
             for name, found in self.pictures.items()
             if (threshold := sources[name].repeat_rare) is not None
         }
+        self._value_weights = {
+            name: value_weights(found.records, power)
+            for name, found in self.pictures.items()
+            if (power := sources[name].balance_values) is not None
+        }
         self._schedules: dict[tuple[tuple[str, float], ...] | None, SourceSchedule] = {}
         self.processor = processor
         self.forms: Mapping[str, Any] = processor.tasks
@@ -226,9 +233,21 @@ class MixtureDataset(Dataset[Sample]):
                 f"{record.image} is {image.height} x {image.width} but its record says {record.image_size}; "
                 "run `vlm data check` on the source"
             )
-        return self.make_sample(position, image, record, rng)
+        return self.make_sample(position, image, record, rng, self._value_weights.get(name))
 
-    def make_sample(self, position: int, image: Image.Image, record: Record, rng: random.Random) -> Sample:
+    def make_sample(
+        self,
+        position: int,
+        image: Image.Image,
+        record: Record,
+        rng: random.Random,
+        value_factors: Mapping[Label, float] | None = None,
+    ) -> Sample:
+        """The sample at a position, of this picture.
+
+        Args:
+            value_factors: factors on the losses of attributes' values (see `vlm.data.rare.value_weights`).
+        """
         stage = self.stage_at(position)
         variants = [(image, record)]
         if self.augment_config is not None:
@@ -247,13 +266,18 @@ class MixtureDataset(Dataset[Sample]):
         room = stage.max_target_tokens
         for example in examples:
             task = self.forms[example.task]
-            ids = self.processor.encode_target(task.target(example.label, record.image_size))
+            text = task.target(example.label, record.image_size)
+            ids = self.processor.encode_target(text)
             if len(ids) > room and (prompts or example is not examples[-1]):
                 continue  # a row that nothing fits into takes its last example all the same
             room -= len(ids)
             prompts.append(tuple(self.processor.encode_prompt(task.prompt(example.inputs, record.image_size))))
             weight = example.weight * self.task_loss_weights.get(example.task, 1.0)
-            targets.append(PackedTarget(ids=tuple(ids), weight=weight))
+            weights: float | list[float] = weight
+            if value_factors is not None and isinstance(example.label, Attributes):
+                factors = token_factors(example.label, text, ids, self.processor.tokenizer, value_factors)
+                weights = [weight * factor for factor in factors]
+            targets.append(PackedTarget(ids=tuple(ids), weight=weights))
             tasks.append(example.task)
         pixels = self.processor.pixels(image, stage.patch_budget)
         labels: dict[str, Any] = {}

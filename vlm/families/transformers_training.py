@@ -139,9 +139,7 @@ class RowCollator:
             "input_ids": padded([prompt for _, _, prompt, _, _ in rows], self.pad_token_id),
             "attention_mask": padded([[1] * len(prompt) for _, _, prompt, _, _ in rows], 0),
             "labels": padded([target.ids for _, _, _, target, _ in rows], -100),
-            "token_weights": padded(
-                [[row[3].weight] * length for row, length in zip(rows, lengths, strict=True)], 0.0, torch.float32
-            ),
+            "token_weights": padded([target.weights for _, _, _, target, _ in rows], 0.0, torch.float32),
             "task_ids": padded([[row[4]] * length for row, length in zip(rows, lengths, strict=True)], -1),
             "positions": [sample.position for sample in samples],
             "record_ids": [sample.record_id for _, sample, _, _, _ in rows],

@@ -22,7 +22,7 @@ from vlm.config import AugmentConfig, SourceConfig, StageConfig
 from vlm.data.mixture import BLOCK, MixtureDataset, PackingCollator, SourceSchedule, draw_examples
 from vlm.data.pictures import PhotoFiles
 from vlm.data.positions import Positions
-from vlm.data.rare import repeat_factors, repeated_rows
+from vlm.data.rare import repeat_factors, repeated_rows, value_weights
 from vlm.data.records import read_records
 from vlm.processor import OneLookProcessor
 
@@ -185,6 +185,7 @@ def dataset(
     stage: StageConfig | None = None,
     augment: AugmentConfig | None = None,
     rare: float | None = None,
+    balance: float | None = None,
     **options: Any,
 ) -> MixtureDataset:
     records = [record for record in read_records(garments) if record.split == "train"]
@@ -192,7 +193,7 @@ def dataset(
         {"first": PhotoFiles(records[:4]), "second": PhotoFiles(records[4:])},
         {
             "first": SourceConfig(reader="jsonl", weight=1, repeat_rare=rare),
-            "second": SourceConfig(reader="jsonl", weight=3),
+            "second": SourceConfig(reader="jsonl", weight=3, balance_values=balance),
         },
         processor,
         Fixed(stage or StageConfig(patch_budget=12, prompts_per_image=4)),
@@ -335,6 +336,26 @@ def test_loss_weights_reach_the_tokens(garments: Path, tiny_processor: OneLookPr
             weights.setdefault(task, set()).add(target.weight)
     assert weights["vqa"] == {0.25}
     assert weights["caption"] == {1.0}
+
+
+def test_values_are_balanced_in_the_source_that_asks_for_it(garments: Path, tiny_processor: OneLookProcessor) -> None:
+    plain = dataset(garments, tiny_processor, task_loss_weights={"attributes": 2.0})
+    balanced = dataset(garments, tiny_processor, task_loss_weights={"attributes": 2.0}, balance=0.5)
+    weights = value_weights(balanced.pictures["second"].records, 0.5)
+    seen: dict[str, set[float]] = {"first": set(), "second": set()}
+    for position in range(64):
+        name, _ = balanced.schedule(position)
+        one, other = plain[position], balanced[position]
+        assert one.tasks == other.tasks
+        for task, target, weighed in zip(one.tasks, one.targets, other.targets, strict=True):
+            assert target.ids == weighed.ids
+            if task != "attributes":
+                assert target.weights == weighed.weights
+                continue
+            seen[name] |= {weight / 2.0 for weight in weighed.weights}
+    assert seen["first"] == {1.0}
+    assert len(seen["second"]) > 1
+    assert seen["second"] <= {1.0, *weights.values()}
 
 
 def test_a_position_always_gives_a_sample(garments: Path, tiny_processor: OneLookProcessor) -> None:
