@@ -238,6 +238,17 @@ def test_a_folder_is_the_same_whatever_draws_it(tmp_path: Path, monkeypatch: pyt
         write_wardrobe(alone, seed=3, num=6, size=96)
 
 
+def test_no_process_is_started_where_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script without a main guard may read a test set that was drawn before."""
+    monkeypatch.setattr("vlm.synthetic.wardrobe.NUM_PER_SHARD", 2)
+    write_wardrobe(tmp_path, seed=2, num=6, size=96)
+    monkeypatch.setattr("vlm.synthetic.wardrobe.multiprocessing", None)
+    assert write_wardrobe(tmp_path, seed=2, num=6, size=96, processes=2) == 0
+    assert write_wardrobe(tmp_path, seed=2, num=8, size=96, processes=2) == 2, "one shard is drawn here"
+    with pytest.raises(AttributeError):
+        write_wardrobe(tmp_path, seed=2, num=16, size=96, processes=2)
+
+
 @pytest.mark.slow
 def test_processes_do_not_matter(tmp_path: Path) -> None:
     write_wardrobe(tmp_path / "one", seed=1, num=260, size=64)

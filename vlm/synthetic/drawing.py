@@ -22,6 +22,7 @@ from vlm.synthetic.body import Body, pose_body
 from vlm.synthetic.bottoms import draw_bodysuit, draw_dress, draw_hosiery, draw_jumpsuit, draw_skirt, draw_trousers
 from vlm.synthetic.cut import Cut
 from vlm.synthetic.fabric import Fabric, make_fabric
+from vlm.synthetic.folder import WARDROBE, record_id
 from vlm.synthetic.footwear import HEELED, draw_footwear
 from vlm.synthetic.ground_truth import label_objects, look
 from vlm.synthetic.held_out import is_held_out
@@ -34,9 +35,8 @@ from vlm.synthetic.tops import draw_cape, draw_upper, hem_level
 from vlm.synthetic.wardrobe_scene import Scene, Worn, draw_scene
 from vlm.synthetic.wording import describe_record
 
-__all__ = ["SOURCE", "Drawn", "draw", "record_id"]
+__all__ = ["Drawn", "draw"]
 
-SOURCE = "wardrobe"
 _TRIES = 20
 _SHOES = frozenset({"boots", "sneakers", "sandals", "heels", "flats", "loafers", "lace-up shoes", "shoes"})
 
@@ -56,10 +56,6 @@ class Drawn:
     record: Record
     id_mask: NDArray[np.uint8]
     scene: Scene
-
-
-def record_id(seed: int, index: int) -> str:
-    return f"{SOURCE}-{seed}-{index:06d}"
 
 
 def draw(
@@ -124,7 +120,7 @@ def draw(
     masks = MaskCanvas(camera, pieces)
     id_mask, seen = look(masks, pieces, sketch.probes, fabrics)
     height, width = camera.size
-    provenance = Provenance(source=SOURCE, annotator="generator")
+    provenance = Provenance(source=WARDROBE, annotator="generator")
     groups = {
         "pose": scene.pose,
         "crop": scene.crop,

@@ -9,7 +9,15 @@ from typing import Any
 
 from vlm.atomic import write_text
 
-__all__ = ["keep_settings"]
+__all__ = ["WARDROBE", "keep_settings", "record_id"]
+
+WARDROBE = "wardrobe"
+"""Source of the pictures that `vlm.synthetic.drawing` draws."""
+
+
+def record_id(seed: int, index: int) -> str:
+    """Of the picture that this seed and index give."""
+    return f"{WARDROBE}-{seed}-{index:06d}"
 
 
 def keep_settings(path: Path, settings: Mapping[str, Any]) -> None:

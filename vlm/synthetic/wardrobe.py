@@ -17,7 +17,7 @@ from tasks.base import ObjectLabel, Record
 from vlm.atomic import replacing, write_text
 from vlm.data.coverage import cells_from_plan
 from vlm.data.records import to_row
-from vlm.synthetic.folder import keep_settings
+from vlm.synthetic.folder import keep_settings, record_id
 
 __all__ = ["NUM_PER_SHARD", "main", "write_wardrobe"]
 
@@ -102,7 +102,9 @@ def write_wardrobe(
         )
         for number in range(start // NUM_PER_SHARD, (start + num - 1) // NUM_PER_SHARD + 1)
     ]
-    if processes == 1 or len(shards) == 1:
+    # Where all is there no process is started: a script without a main guard may then read what it wrote.
+    shards = [shard for shard in shards if _missing(shard, _rows(shard))]
+    if processes == 1 or len(shards) <= 1:
         return sum(map(_write_shard, shards))
     with multiprocessing.get_context("spawn").Pool(min(processes, len(shards))) as pool:
         return sum(pool.imap_unordered(_write_shard, shards))
@@ -110,18 +112,12 @@ def write_wardrobe(
 
 def _write_shard(shard: _Shard) -> int:
     """Draw what is missing of a shard, images first: a record never names an image that is not there."""
-    from vlm.synthetic.drawing import draw, record_id  # needs skia-python, which only drawing does
+    from vlm.synthetic.drawing import draw  # needs skia-python, which only drawing does
 
     folder = Path(shard.folder)
-    path = folder / f"records-{shard.number:05d}.jsonl"
-    rows: dict[str, str] = {}
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            rows[json.loads(line)["id"]] = line
+    rows = _rows(shard)
     drawn = 0
-    for index in range(shard.first, shard.last):
-        if record_id(shard.seed, index) in rows:
-            continue
+    for index in _missing(shard, rows):
         cell = shard.plan[index % len(shard.plan)] if shard.plan else None
         picture = draw(shard.seed, index, size=shard.size, cell=cell, held_out=shard.held_out)
         record = replace(picture.record, split=shard.split)
@@ -132,8 +128,23 @@ def _write_shard(shard: _Shard) -> int:
         rows[record.id] = json.dumps(to_row(record), ensure_ascii=False)
         drawn += 1
     if drawn:
-        write_text(path, "".join(rows[name] + "\n" for name in sorted(rows)))
+        write_text(_path(shard), "".join(rows[name] + "\n" for name in sorted(rows)))
     return drawn
+
+
+def _path(shard: _Shard) -> Path:
+    return Path(shard.folder) / f"records-{shard.number:05d}.jsonl"
+
+
+def _rows(shard: _Shard) -> dict[str, str]:
+    """Id -> line of what is written already."""
+    path = _path(shard)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {json.loads(line)["id"]: line for line in lines}
+
+
+def _missing(shard: _Shard, rows: Mapping[str, str]) -> list[int]:
+    return [index for index in range(shard.first, shard.last) if record_id(shard.seed, index) not in rows]
 
 
 def _about(record: Record, cell: Cell) -> Record:
