@@ -98,25 +98,34 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Garment:
-    """A garment or accessory: what it is, where it is, and, where asked, its attributes."""
+    """A garment or accessory: what it is, where it is, and, where asked, its attributes and what else it might be
+    called: (word, score), the most probable first."""
 
     label: str
     box: Box | None = None
     attributes: Attributes | None = None
     score: float = 1.0
+    alternatives: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.label:
             raise ValueError("Garment.label is empty; expected a garment word")
         _check_score("Garment", self.score)
+        object.__setattr__(self, "alternatives", tuple((word, float(score)) for word, score in self.alternatives))
+        for _, score in self.alternatives:
+            _check_score("Garment.alternatives", score)
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        """`alternatives` is there where there are any."""
+        found = {
             "label": self.label,
             "box": _box_list(self.box),
             "score": self.score,
             "attributes": None if self.attributes is None else self.attributes.to_dict()["values"],
         }
+        if self.alternatives:
+            found["alternatives"] = [{"label": word, "score": score} for word, score in self.alternatives]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

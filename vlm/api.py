@@ -18,6 +18,7 @@ from tasks.boxes import Box
 from tasks.grammar import compile_grammar
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
 from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
+from vlm.alternatives import with_alternatives
 from vlm.calibrate import Calibration
 from vlm.families import Family, Prompt, load_family, make_family, task_form
 from vlm.hub import find_checkpoint, require_loadable
@@ -202,9 +203,24 @@ class VLM(AdapterMethods):
         """Answer a question about the image."""
         return self._one(Request(image, "vqa", text=question, **options))
 
-    def detect(self, image: AnyImage, **options: Any) -> Detection:
-        """Find everything worn."""
-        return self._one(Request(image, "detection", **options))
+    def detect(self, image: AnyImage, *, alternatives: int = 0, **options: Any) -> Detection:
+        """Find everything worn.
+
+        Args:
+            image: the photo.
+            alternatives: so many other words that each garment might be called by, with their scores (see
+                `vlm.alternatives`).
+            **options: see `Request`.
+
+        Raises:
+            ValueError: a negative number of alternatives; some for a checkpoint with words of its own.
+        """
+        request = Request(image, "detection", **options)
+        if not alternatives:
+            return self._one(request)
+        with self._using(request):
+            [look] = self.encode([image])
+            return with_alternatives(self, look, self._one(replace(request, image=look)), alternatives)
 
     def ground(self, image: AnyImage, phrase: str, **options: Any) -> Grounding:
         """Find what a phrase means; no boxes where it is not in the image."""

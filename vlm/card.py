@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.atomic import write_text
-from vlm.evaluate import HEADLINES, value_at
+from vlm.evaluate import HEADLINES, MIN_RECORDS, value_at
 from vlm.shipped import CARDS
 
 __all__ = ["SOURCES", "fill_table", "headline_table", "main_card", "render_card"]
@@ -236,17 +236,24 @@ def _groups(results: Mapping[str, Any]) -> str:
                     if path not in row:
                         continue
                     number = _number(row[path]["value"], row[path]["interval"])
-                    thin = " (too thin for a verdict)" if row["num_records"] < MIN_EXAMPLES else ""
-                    rows.append(
-                        (
-                            source,
-                            name,
-                            f"{group} {value}",
-                            number,
-                            f"{row['num_records']}{thin}",
-                        )
-                    )
-    return _table(("source", "measure", "group", "value", "photos"), rows) if rows else "Not measured."
+                    thin = " (too thin for a verdict)" if row["num_records"] < MIN_RECORDS else ""
+                    rows.append((source, name, f"{group} {value}", number, f"{row['num_records']}{thin}"))
+    if not rows:
+        return "Not measured."
+    text = _table(("source", "measure", "group", "value", "photos"), rows)
+    spreads = [
+        (source, HEADLINES[path], group, f"{row['spread']:.3f}", f"{row['p_value']:.3f}")
+        for source, table in results["sources"].items()
+        for group, found in table.get("spreads", {}).items()
+        for path, row in found.items()
+    ]
+    if spreads:
+        text += (
+            "\n\nBest minus worst group, and how often chance alone puts groups of these sizes so far apart (their "
+            f"values dealt out anew; groups of fewer than {MIN_RECORDS} photos left out):\n\n"
+            + _table(("source", "measure", "group", "best - worst", "p"), spreads)
+        )
+    return text
 
 
 def _calibration(results: Mapping[str, Any]) -> str:

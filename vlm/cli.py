@@ -122,7 +122,10 @@ def build_parser() -> argparse.ArgumentParser:
     ground.add_argument("phrase", metavar="PHRASE", help='for example "the red bag"')
     caption = command("caption", _caption, "say what is in a photo", photos=True)
     caption.add_argument("--detail", choices=("brief", "detailed"), default="brief", help="default: %(default)s")
-    command("detect", _detect, "find all garments and their boxes", photos=True, draw=True)
+    detect = command("detect", _detect, "find all garments and their boxes", photos=True, draw=True)
+    detect.add_argument(
+        "--alternatives", type=int, default=0, metavar="N", help="N other words for each garment, with their scores"
+    )
     attributes = command("attributes", _attributes, "tell the attributes of one garment", photos=True)
     attributes.add_argument("--garment", metavar="NAME", help="for example coat; needed unless --box is given")
     attributes.add_argument("--box", nargs=4, type=float, metavar=("X1", "Y1", "X2", "Y2"), help="pixels of the photo")
@@ -217,7 +220,9 @@ def _caption(args: argparse.Namespace) -> int:
 
 
 def _detect(args: argparse.Namespace) -> int:
-    return _over_photos(args, lambda model, image: model.detect(image))
+    if args.alternatives < 0:
+        args.usage_error(f"--alternatives is {args.alternatives}; expected 0 for none, or a number of words")
+    return _over_photos(args, lambda model, image: model.detect(image, alternatives=args.alternatives))
 
 
 def _attributes(args: argparse.Namespace) -> int:

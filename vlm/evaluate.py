@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -29,6 +30,7 @@ from tasks.metrics import (
 )
 from tasks.metrics.bootstrap import Statistics, bootstrap, bootstrap_images, total
 from tasks.readers.clothing import CLOTHING_CLASSES
+from tasks.results import Detection, Garment
 from vlm.atomic import write_text
 from vlm.audit import group_values
 from vlm.calibrate import expected_calibration_error, in_fitting_half
@@ -47,6 +49,8 @@ HEADLINES: Mapping[str, str] = {
     "presence/micro_F1": "garment presence, micro F1",
     "detection/AP50": "detection, AP50",
     "detection/AP50_ten_commonest": "detection, AP50 of the ten commonest garments",
+    "detection/alternatives/AP50": "detection, AP50 with alternative words",
+    "detection/alternatives/AP50_ten_commonest": "detection, AP50 of the ten commonest, with alternative words",
     "detection/F1@0.5": "detection, F1@0.5",
     "grounding/Acc@0.5": "grounding, Acc@0.5 (phrases with one box)",
     "grounding/Acc@0.5_incl_none": "grounding, Acc@0.5 (and phrases that are not there)",
@@ -58,6 +62,11 @@ HEADLINES: Mapping[str, str] = {
     "classification_greedy/top1_accuracy": "clothing top-1 (greedy answer)",
 }
 """Path in a source's table -> its name."""
+
+MIN_RECORDS = 30
+"""Fewer images of a group are too thin for a verdict."""
+
+_Summarise = Callable[[Statistics], Mapping[str, Any]]
 
 
 def evaluate_records(
@@ -72,6 +81,7 @@ def evaluate_records(
     num_resamples: int = 1000,
     on_progress: Callable[[int], None] | None = None,
     groups: Mapping[str, Mapping[str, str]] | None = None,
+    alternatives: int = 0,
 ) -> dict[str, Any]:
     """The validation table of one source.
 
@@ -86,11 +96,14 @@ def evaluate_records(
         num_resamples: of the bootstrap over images; 0 for no intervals.
         on_progress: called with the number of records done since the last call.
         groups: group -> record id -> its value, to split the headlines by.
+        alternatives: words beside its own by which each detected garment is ranked too: average precision of all of
+            these is under "alternatives" of "detection".
 
     Returns:
         Measure -> values (see `tasks.metrics`), with "intervals" (path -> [low, high], 95 %) in each; measures
         that no record supports are left out. "calibration" holds ECE by kind of score, over the records that
-        calibration is not fitted on; "groups" the headlines of every group's values.
+        calibration is not fitted on; "groups" the headlines of every group's values, and "spreads" how far apart
+        these are (see `spreads`).
     """
     answered = ask(
         model,
@@ -99,11 +112,13 @@ def evaluate_records(
         seed=seed,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        alternatives=alternatives,
         on_progress=on_progress,
     )
     table = tabulate(answered, seed=seed, num_resamples=num_resamples)
     if groups:
         table["groups"] = {name: _by_value(answered, values, seed, num_resamples) for name, values in groups.items()}
+        table["spreads"] = {name: spreads(answered, values, seed=seed) for name, values in groups.items()}
     return table
 
 
@@ -133,30 +148,90 @@ def tabulate(
 ) -> dict[str, Any]:
     """As `evaluate_records`, of what was already asked; `average_precision` needs the extra `eval`."""
     table: dict[str, Any] = {"num_records": len(answered)}
-
-    def add(name: str, images: Sequence[Statistics], summarise: Callable[[Statistics], Mapping[str, Any]]) -> None:
-        images = [counts for counts in images if counts]
+    for name, (counts, summarise) in _counts(answered).items():
+        images = [image for image in counts if image]
         if images:
             values = dict(summarise(total(images)))
             values["intervals"] = bootstrap(images, summarise, num_resamples=num_resamples, seed=seed)
             table[name] = values
-
-    add("presence", _each(answered, "detection", _presence), presence_f1.summarise)
-    add("detection", _each(answered, "detection", _detection), detection_map.summarise)
     if average_precision:
         _add_average_precision(table, answered, seed, num_resamples)
-    add("grounding", _each(answered, "grounding", _grounding), grounding_accuracy.summarise)
-    add("attributes", _each(answered, "attributes", _attributes), attribute_accuracy.summarise)
-    add("vqa", _each(answered, "vqa", _vqa), vqa_accuracy.summarise)
-    captions = [pair for answer in answered for pair in answer.of("caption")]
-    said = [None if result is None else result.text for _, result in captions]
-    scores = cider_d.scores(said, [probe.reference for probe, _ in captions])
-    add("caption", [cider_d.statistics(*pair) for pair in zip(said, scores, strict=True)], cider_d.summarise)
-    add("caption_facts", [_caption_facts(answer) for answer in answered], caption_facts.summarise)
-    add("classification", [_scored_class(answer) for answer in answered], top1_accuracy.summarise)
-    add("classification_greedy", _each(answered, "classification", _greedy_class), top1_accuracy.summarise)
     table["calibration"] = _calibration(answered)
     return table
+
+
+def _counts(answered: Sequence[Answered]) -> dict[str, tuple[list[Statistics], _Summarise]]:
+    """Measure -> the counts of every image, none where it was not asked for, and what makes values of their sum."""
+    captions = [list(answer.of("caption")) for answer in answered]
+    flat = [pair for pairs in captions for pair in pairs]
+    texts = [None if result is None else result.text for _, result in flat]
+    scores = iter(cider_d.scores(texts, [probe.reference for probe, _ in flat]))
+    said = iter(texts)
+    return {
+        "presence": (_each(answered, "detection", _presence), presence_f1.summarise),
+        "detection": (_each(answered, "detection", _detection), detection_map.summarise),
+        "grounding": (_each(answered, "grounding", _grounding), grounding_accuracy.summarise),
+        "attributes": (_each(answered, "attributes", _attributes), attribute_accuracy.summarise),
+        "vqa": (_each(answered, "vqa", _vqa), vqa_accuracy.summarise),
+        "caption": (
+            [total(cider_d.statistics(next(said), next(scores)) for _ in pairs) for pairs in captions],
+            cider_d.summarise,
+        ),
+        "caption_facts": ([_caption_facts(answer) for answer in answered], caption_facts.summarise),
+        "classification": ([_scored_class(answer) for answer in answered], top1_accuracy.summarise),
+        "classification_greedy": (_each(answered, "classification", _greedy_class), top1_accuracy.summarise),
+    }
+
+
+def spreads(
+    answered: Sequence[Answered], values: Mapping[str, str], *, seed: int = 0, num: int = 500
+) -> dict[str, dict[str, float]]:
+    """Headline -> how far the groups' best and worst value are apart, and how often chance puts them as far apart.
+
+    The best and the worst of ten groups differ where nothing does. So the groups' values are dealt out to the images
+    anew, `num` times: "p_value" is the share of these, and of the real one, with at least this "spread". Groups of
+    fewer than `MIN_RECORDS` images are left out, and so is average precision.
+
+    Args:
+        answered: as `evaluate_records` asked.
+        values: record id -> its group's value.
+        seed: of the dealing.
+        num: at least 1.
+    """
+    chosen = [answer for answer in answered if answer.record.id in values]
+    names = [values[answer.record.id] for answer in chosen]
+    large = {name for name in names if names.count(name) >= MIN_RECORDS}
+    kept = [index for index, name in enumerate(names) if name in large]
+    if len(large) < 2:
+        return {}
+    counts = _counts([chosen[index] for index in kept])
+    names = [names[index] for index in kept]
+    rng = random.Random(f"{seed}:spreads")
+    found: list[dict[str, float]] = []
+    for _ in range(num + 1):  # the first is the real one
+        found.append(_spread(counts, names))
+        names = rng.sample(names, len(names))
+    return {
+        path: {"spread": spread, "p_value": sum(other.get(path, 0.0) >= spread - 1e-12 for other in found) / (num + 1)}
+        for path, spread in found[0].items()
+    }
+
+
+def _spread(counts: Mapping[str, tuple[list[Statistics], _Summarise]], names: Sequence[str]) -> dict[str, float]:
+    by_path: dict[str, list[float]] = {}
+    groups = sorted(set(names))
+    for measure, (images, summarise) in counts.items():
+        paths = [path for path in HEADLINES if path.startswith(f"{measure}/")]
+        if not paths or not any(images):
+            continue
+        for group in groups:
+            part = [image for image, name in zip(images, names, strict=True) if name == group]
+            table = {measure: summarise(total(part))}
+            for path in paths:
+                value = value_at(table, path)
+                if value is not None and math.isfinite(value):
+                    by_path.setdefault(path, []).append(float(value))
+    return {path: max(row) - min(row) for path, row in by_path.items() if len(row) == len(groups)}
 
 
 def _each(
@@ -187,11 +262,37 @@ def _detection(probe: Probe, result: Any) -> Statistics:
     return {} if items is None else detection_map.statistics(*items)
 
 
+def _ranked(result: Any) -> Any:
+    """With every garment's alternatives as garments of their own."""
+    if result is None:
+        return None
+    every = (
+        Garment(label, item.box, score=score)
+        for item in result.objects
+        for label, score in ((item.label, item.score), *item.alternatives)
+    )
+    return Detection(tuple(every), result.truncated)
+
+
 def _add_average_precision(table: dict[str, Any], answered: Sequence[Answered], seed: int, num: int) -> None:
-    pairs = [_items(probe, result) for answer in answered for probe, result in answer.of("detection")]
-    images = [items for items in pairs if items is not None]
-    if not images:
+    pairs = [pair for answer in answered for pair in answer.of("detection")]
+    said = [items for items in (_items(*pair) for pair in pairs) if items is not None]
+    if not said:
         return
+    values, intervals = _average_precision(said, seed, num)
+    table["detection"] |= values
+    table["detection"]["intervals"] |= intervals
+    if any(item.alternatives for _, result in pairs if result is not None for item in result.objects):
+        every = [items for items in (_items(probe, _ranked(result)) for probe, result in pairs) if items is not None]
+        values, intervals = _average_precision(every, seed, num)
+        table["detection"]["alternatives"] = values
+        table["detection"]["intervals"] |= {f"alternatives/{path}": interval for path, interval in intervals.items()}
+
+
+def _average_precision(
+    images: Sequence[tuple[Any, list[dict[str, Any]]]], seed: int, num: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values and intervals, from (found, true) of each image."""
     commonest = detection_map.commonest_labels([true for _, true in images])  # the same in every resample
 
     def compute(indices: Sequence[int]) -> dict[str, Any]:
@@ -201,8 +302,8 @@ def _add_average_precision(table: dict[str, Any], answered: Sequence[Answered], 
     def overall(indices: Sequence[int]) -> dict[str, Any]:
         return {name: value for name, value in compute(indices).items() if name != "labels"}
 
-    table["detection"] |= {**compute(range(len(images))), "ten_commonest": commonest}
-    table["detection"]["intervals"] |= bootstrap_images(len(images), overall, num_resamples=num, seed=seed)
+    values = {**compute(range(len(images))), "ten_commonest": commonest}
+    return values, dict(bootstrap_images(len(images), overall, num_resamples=num, seed=seed))
 
 
 def _grounding(probe: Probe, result: Any) -> Statistics:
@@ -358,6 +459,7 @@ def main_eval(
                 seed=settings.seed,
                 num_resamples=settings.num_resamples,
                 on_progress=lambda done, bar=bar: progress.advance(bar, done),  # type: ignore[misc]
+                alternatives=source.alternatives,
                 groups={group: group_values(group, source.reader, records) for group in source.by},
             )
     if output is not None:

@@ -14,6 +14,7 @@ from tasks.metrics.vqa_accuracy import normalise
 from tasks.ontology import attributes_of
 from tasks.readers.clothing import CLOTHING_CLASSES, CLOTHING_QUESTION
 from tasks.results import Answer, Attributes, Detection, Garment, Grounding
+from vlm.alternatives import with_alternatives
 from vlm.request import Request
 
 __all__ = ["MEASURES", "Answered", "Probe", "ask", "make_probes", "score_pairs"]
@@ -136,6 +137,7 @@ def ask(
     seed: int = 0,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
+    alternatives: int = 0,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Answered]:
     """Put every probe of every record to the model. An image is looked at once for all of its probes.
@@ -144,6 +146,7 @@ def ask(
         model: a `VLM`.
         batch_size: images at a time.
         max_new_tokens: None for each task's own limit.
+        alternatives: words beside its own that each detected garment comes with.
         on_progress: called with the number of records done since the last call.
     """
     if batch_size < 1:
@@ -165,6 +168,11 @@ def ask(
             if any(probe.measure == "classification" for probe in asked):
                 scores = model.score(look, "vqa", CLOTHING_CLASSES, text=CLOTHING_QUESTION)
             pairs = [(probe, next(results)) for probe in asked]
+            if alternatives:
+                pairs = [
+                    (probe, with_alternatives(model, look, said, alternatives) if isinstance(said, Detection) else said)
+                    for probe, said in pairs
+                ]
             answered.append(Answered(record=record, pairs=pairs, class_scores=scores))
         if on_progress is not None:
             on_progress(len(batch))

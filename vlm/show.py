@@ -86,6 +86,9 @@ def _build_table(garments: Sequence[Garment], columns: Sequence[str], shared: Se
         table.add_column("details", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("box", justify="right", no_wrap=True)
+    named = any(garment.alternatives for garment in garments)
+    if named:
+        table.add_column("or", overflow="fold")
     doubt = False
     for garment in garments:
         values = garment.attributes.values if garment.attributes else {}
@@ -93,7 +96,10 @@ def _build_table(garments: Sequence[Garment], columns: Sequence[str], shared: Se
         cells = [_value(values.get(name)) for name in columns]
         if shared:
             cells.append(_details((name, values[name]) for name in shared if name in values))
-        table.add_row(Text(garment.label, style="bold"), *cells, Text(_percent(garment.score)), Text(_box(garment.box)))
+        cells += [Text(_percent(garment.score)), Text(_box(garment.box))]
+        if named:
+            cells.append(Text(", ".join(f"{word} {_percent(score)}" for word, score in garment.alternatives)))
+        table.add_row(Text(garment.label, style="bold"), *cells)
     if doubt:
         table.caption = Text("? = less likely than not", style="dim")
         table.caption_justify = "left"

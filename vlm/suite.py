@@ -34,10 +34,12 @@ class SourceSettings:
         path: for readers that need one; the data root otherwise.
         limit: at most so many records, drawn by a hash of their ids; None for all.
         by: groups to split the headlines by, such as skin_tone (see `vlm.audit`).
+        alternatives: words beside its own by which each detected garment is ranked too (average precision of these is
+            told beside the one of the words that are said); 0 for none.
         make: name in `MAKERS` of what draws the records at `path` where they are not there yet.
 
     Raises:
-        ValueError: an unknown reader, measure or maker, or a limit below 1.
+        ValueError: an unknown reader, measure or maker, a limit below 1, or a negative number of alternatives.
     """
 
     reader: str
@@ -47,6 +49,7 @@ class SourceSettings:
     limit: int | None = None
     by: tuple[str, ...] = ()
     make: str | None = None
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measures", tuple(self.measures))
@@ -60,6 +63,8 @@ class SourceSettings:
             raise ValueError(
                 f"make is {self.make!r} with path {self.path!r}; expected a path and one of: {', '.join(MAKERS)}"
             )
+        if self.alternatives < 0:
+            raise ValueError(f"alternatives is {self.alternatives}; expected 0 for none, or a number of words")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is {self.limit}; expected at least 1 record, or null for all")
 

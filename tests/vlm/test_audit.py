@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from tasks.base import Record
 from tasks.readers.ccp import skin_tone_groups
 from tasks.readers.jsonl import read
+from tasks.results import Answer
 from vlm.api import VLM
 from vlm.audit import group_values
-from vlm.evaluate import evaluate_records
+from vlm.evaluate import MIN_RECORDS, evaluate_records, spreads
+from vlm.probes import Answered, Probe
 
 
 def record(name: str, **groups: str) -> Record:
@@ -51,3 +54,36 @@ def test_groups_split_what_was_answered(tiny: VLM, garments: Path) -> None:
     assert one["presence/micro_F1"]["value"] == alone["presence"]["micro_F1"]
     assert one["vqa/exact_match"]["interval"] == alone["vqa"]["intervals"]["exact_match"]
     assert "groups" not in alone
+
+
+def _answers(right: list[bool]) -> list[Answered]:
+    """A question a photo, answered rightly or not."""
+    probe = Probe(measure="vqa", task="vqa", reference=("yes",))
+    return [
+        Answered(record=record(str(number)), pairs=[(probe, Answer("yes" if good else "no"))])
+        for number, good in enumerate(right)
+    ]
+
+
+def test_a_spread_of_chance_is_told_from_a_real_one() -> None:
+    rng = random.Random(0)
+    names = {str(number): "ab"[number % 2] for number in range(200)}
+    chance = spreads(_answers([rng.random() < 0.7 for _ in range(200)]), names, num=200)["vqa/exact_match"]
+    assert 0 < chance["spread"] < 0.15
+    assert chance["p_value"] > 0.05
+    unfair = spreads(_answers([rng.random() < 0.8 - 0.3 * (number % 2) for number in range(200)]), names, num=200)
+    assert unfair["vqa/exact_match"]["spread"] == pytest.approx(0.3, abs=0.1)
+    assert unfair["vqa/exact_match"]["p_value"] == pytest.approx(1 / 201)
+
+
+def test_thin_groups_have_no_spread() -> None:
+    answers = _answers([True, False] * 35)
+    few = {
+        str(number): "a" if number < MIN_RECORDS else "b" if number < 2 * MIN_RECORDS else "c" for number in range(70)
+    }
+    found = spreads(answers, few, num=20)
+    without = spreads(answers[: 2 * MIN_RECORDS], few, num=20)
+    assert found == without, "ten photos are left out"
+    assert found["vqa/exact_match"] == {"spread": 0.0, "p_value": 1.0}
+    assert spreads(answers[: MIN_RECORDS + 5], few) == {}
+    assert spreads(answers, {}) == {}

@@ -211,3 +211,21 @@ def test_drawn_sources_are_named_and_stay_out_of_a_readme(tmp_path: Path) -> Non
     assert readme.read_text(encoding="utf-8") == (
         f"before\n{TABLE_START}\n{headline_table(RESULTS)}\n{TABLE_END}\nafter\n"
     )
+
+
+def test_groups_and_how_far_apart_they_are() -> None:
+    results = copy.deepcopy(RESULTS)
+    table = results["sources"]["ccp"]
+    row = {"value": 0.7, "interval": [0.6, 0.8]}
+    table["groups"] = {
+        "skin_tone": {
+            "1-3": {"num_records": 80, "vqa/exact_match": row},
+            "6-10": {"num_records": 6, "vqa/exact_match": {"value": 0.5, "interval": None}},
+        }
+    }
+    card = render_card(results)
+    assert "| ccp | VQA, exact match | skin_tone 1-3 | 0.700 [0.600, 0.800] | 80 |" in card
+    assert "| ccp | VQA, exact match | skin_tone 6-10 | 0.500 | 6 (too thin for a verdict) |" in card
+    assert "Best minus worst" not in card
+    table["spreads"] = {"skin_tone": {"vqa/exact_match": {"spread": 0.041, "p_value": 0.37}}}
+    assert "| ccp | VQA, exact match | skin_tone | 0.041 | 0.370 |" in render_card(results)

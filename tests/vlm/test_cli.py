@@ -50,8 +50,9 @@ class StandIn:
     def caption(self, image: Image.Image, detail: str) -> Caption:
         return Caption(f"{detail} [bold]words[/bold]", 0.5, truncated=True)
 
-    def detect(self, image: Image.Image) -> Detection:
-        return Detection(() if image.width == 1 else (Garment("coat", COAT.box, None, 0.8),))
+    def detect(self, image: Image.Image, alternatives: int) -> Detection:
+        others = (("jacket", 0.3), ("blazer", 0.05))[:alternatives]
+        return Detection(() if image.width == 1 else (Garment("coat", COAT.box, None, 0.8, others),))
 
     def attributes(self, image: Image.Image, **asked: object) -> Attributes:
         self.asked.append(("attributes", asked))
@@ -170,6 +171,7 @@ def test_a_narrow_terminal_folds_attributes_into_details() -> None:
         (("ground", "photos/a.jpg", "the coat"), ["phrase score box", "the coat 60% 4 6 30 50"]),
         (("ground", "photos/a.jpg", "the cat"), ["the cat: none in this photo 90%"]),
         (("detect", "photos/a.jpg"), ["garment score box", "coat 80% 4 6 30 50"]),
+        (("detect", "photos/a.jpg", "--alternatives", "1"), ["garment score box or", "coat 80% 4 6 30 50 jacket 30%"]),
         (("detect", "dot.png"), ["no garments found"]),
         (("ask", "photos/a.jpg", "what colour?"), ["black 75%"]),
     ],
