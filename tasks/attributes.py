@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from tasks.base import Example, ObjectLabel, ParseError, Record, SpanScorer
@@ -14,7 +14,7 @@ from tasks.grammar import Sequence as Then
 from tasks.ontology import default_ontology
 from tasks.results import Attributes, Value
 
-__all__ = ["AttributesTask"]
+__all__ = ["AttributesTask", "value_spans"]
 
 SUBSET_SHARE = 0.3
 """Share of the examples that ask for some of the labelled attributes instead of all."""
@@ -115,6 +115,16 @@ class AttributesTask:
         if missing and not truncated:
             raise ParseError(f"{missing[0]} was asked for and is missing in {text!r}")
         return Attributes(found, truncated)
+
+
+def value_spans(label: Attributes) -> Iterator[tuple[str, str, int, int]]:
+    """(attribute, word, start, end) of every word of a value, in characters of `AttributesTask.target`."""
+    position = 0
+    for name, value in label.values.items():
+        position += len(f"{name}: ")
+        for word in value.values:
+            yield name, word, position, position + len(word)
+            position += len(word) + 2  # ", ", or "; " before the next attribute
 
 
 def _label(item: ObjectLabel, rng: random.Random) -> Attributes:

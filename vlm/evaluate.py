@@ -6,7 +6,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import metadata
@@ -134,11 +134,9 @@ def _by_value(
             continue
         table = tabulate(chosen, seed=seed, num_resamples=num_resamples, average_precision=False)
         row: dict[str, Any] = {"num_records": len(chosen)}
-        for path in HEADLINES:
-            found = value_at(table, path)
-            if found is not None and math.isfinite(found):
-                measure, inner = path.split("/", 1)
-                row[path] = {"value": found, "interval": table[measure]["intervals"].get(inner)}
+        for path, found in _headlines(table):
+            measure, inner = path.split("/", 1)
+            row[path] = {"value": found, "interval": table[measure]["intervals"].get(inner)}
         rows[value] = row
     return rows
 
@@ -190,7 +188,8 @@ def spreads(
 
     The best and the worst of ten groups differ where nothing does. So the groups' values are dealt out to the images
     anew, `num` times: "p_value" is the share of these, and of the real one, with at least this "spread". Groups of
-    fewer than `MIN_RECORDS` images are left out, and so is average precision.
+    fewer than `MIN_RECORDS` images are left out, and so is average precision. CIDEr-D weighs words by all of these
+    images together, while the groups' own tables weigh them within each group.
 
     Args:
         answered: as `evaluate_records` asked.
@@ -204,7 +203,7 @@ def spreads(
     kept = [index for index, name in enumerate(names) if name in large]
     if len(large) < 2:
         return {}
-    counts = _counts([chosen[index] for index in kept])
+    counts = {name: row for name, row in _counts([chosen[index] for index in kept]).items() if any(row[0])}
     names = [names[index] for index in kept]
     rng = random.Random(f"{seed}:spreads")
     found: list[dict[str, float]] = []
@@ -218,20 +217,16 @@ def spreads(
 
 
 def _spread(counts: Mapping[str, tuple[list[Statistics], _Summarise]], names: Sequence[str]) -> dict[str, float]:
+    """Headline -> best minus worst of the groups, where all of them have a value. `names` has each image's group."""
+    rows: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        rows.setdefault(name, []).append(index)
     by_path: dict[str, list[float]] = {}
-    groups = sorted(set(names))
-    for measure, (images, summarise) in counts.items():
-        paths = [path for path in HEADLINES if path.startswith(f"{measure}/")]
-        if not paths or not any(images):
-            continue
-        for group in groups:
-            part = [image for image, name in zip(images, names, strict=True) if name == group]
-            table = {measure: summarise(total(part))}
-            for path in paths:
-                value = value_at(table, path)
-                if value is not None and math.isfinite(value):
-                    by_path.setdefault(path, []).append(float(value))
-    return {path: max(row) - min(row) for path, row in by_path.items() if len(row) == len(groups)}
+    for indices in rows.values():
+        table = {name: summarise(total(images[i] for i in indices)) for name, (images, summarise) in counts.items()}
+        for path, value in _headlines(table):
+            by_path.setdefault(path, []).append(value)
+    return {path: max(row) - min(row) for path, row in by_path.items() if len(row) == len(rows)}
 
 
 def _each(
@@ -363,6 +358,14 @@ def value_at(table: Mapping[str, Any], path: str) -> Any:
     return found
 
 
+def _headlines(table: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Path and value of those that a source's table has."""
+    for path in HEADLINES:
+        value = value_at(table, path)
+        if value is not None and math.isfinite(value):
+            yield path, float(value)
+
+
 def quick_validation(
     model: Any,
     records: Mapping[str, Sequence[Record]],
@@ -391,10 +394,7 @@ def quick_validation(
         if rank:
             continue
         table = tabulate(answered, num_resamples=0, average_precision=installed)
-        for path in HEADLINES:
-            value = value_at(table, path)
-            if value is not None and math.isfinite(value):
-                values[f"{name}/{path}"] = float(value)
+        values |= {f"{name}/{path}": value for path, value in _headlines(table)}
     return values
 
 

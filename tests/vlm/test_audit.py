@@ -78,9 +78,7 @@ def test_a_spread_of_chance_is_told_from_a_real_one() -> None:
 
 def test_thin_groups_have_no_spread() -> None:
     answers = _answers([True, False] * 35)
-    few = {
-        str(number): "a" if number < MIN_RECORDS else "b" if number < 2 * MIN_RECORDS else "c" for number in range(70)
-    }
+    few = {str(number): "abc"[number // MIN_RECORDS] for number in range(70)}
     found = spreads(answers, few, num=20)
     without = spreads(answers[: 2 * MIN_RECORDS], few, num=20)
     assert found == without, "ten photos are left out"

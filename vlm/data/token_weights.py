@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tasks.attributes import value_spans
 from tasks.results import Attributes
 from vlm.data.rare import Label
 
@@ -30,21 +31,11 @@ def token_factors(
     starts = [start for start in range(len(ids) - len(inner) + 1) if list(ids[start : start + len(inner)]) == inner]
     if not starts:
         raise ValueError(f"the tokens {list(ids)} do not hold those of {text!r}")
-    by_character = _by_character(label, text, weights)
+    by_character = [1.0] * len(text)
+    for name, word, start, end in value_spans(label):
+        by_character[start:end] = [weights.get((name, word), 1.0)] * (end - start)
     factors = [1.0] * len(ids)
     for number, (start, end) in enumerate(encoded["offset_mapping"], starts[0]):
         # A token may begin with the space before its word.
         factors[number] = max(by_character[start:end], key=lambda factor: abs(factor - 1), default=1.0)
-    return factors
-
-
-def _by_character(label: Attributes, text: str, weights: Mapping[Label, float]) -> list[float]:
-    factors = [1.0] * len(text)
-    position = 0
-    for name, value in label.values.items():
-        position += len(name) + 2  # ": "
-        for word in value.values:
-            end = position + len(word)
-            factors[position:end] = [weights.get((name, word), 1.0)] * len(word)
-            position = end + 2  # ", " or "; "
     return factors
