@@ -16,13 +16,28 @@ from tasks import TASKS
 from tasks.boxes import encode_box
 from tasks.ontology import default_ontology
 from tasks.results import Detection, Garment
-from vlm.families import task_form
+from vlm.families import Family, task_form
 
 if TYPE_CHECKING:
     from vlm.api import VLM
     from vlm.request import EncodedImage
 
-__all__ = ["with_alternatives"]
+__all__ = ["check_alternatives", "with_alternatives"]
+
+
+def check_alternatives(family: Family, num: int) -> None:
+    """That this checkpoint can name so many other words, before it looks at a photo.
+
+    Raises:
+        ValueError: `num` below 1; a checkpoint that finds garments by words of its own.
+    """
+    if num < 1:
+        raise ValueError(f"alternatives is {num}; expected at least 1 word a garment")
+    if task_form(family, "detection") is not TASKS["detection"]:
+        raise ValueError(
+            f"this {family.model.config.model_type} checkpoint finds garments by words of its own; alternatives "
+            "are among those of the ontology: leave them out, or fine-tune it (vlm_tasks) or use vlm.load()"
+        )
 
 
 def with_alternatives(model: VLM, look: EncodedImage, detection: Detection, num: int) -> Detection:
@@ -39,19 +54,12 @@ def with_alternatives(model: VLM, look: EncodedImage, detection: Detection, num:
         num: at least 1.
 
     Raises:
-        ValueError: `num` below 1; a checkpoint that finds garments by words of its own.
+        ValueError: see `check_alternatives`.
     """
-    form = task_form(model.family, "detection")
-    if num < 1:
-        raise ValueError(f"alternatives is {num}; expected at least 1 word a garment")
-    if form is not TASKS["detection"]:
-        raise ValueError(
-            f"this {model.family.model.config.model_type} checkpoint finds garments by words of its own; alternatives "
-            "are among those of the ontology: leave them out, or fine-tune it (vlm_tasks) or use vlm.load()"
-        )
+    check_alternatives(model.family, num)
     words = list(default_ontology().garments)
     boxes = all(item.box is not None for item in detection.objects)
-    prompt = form.prompt({"boxes": boxes}, look.image_size)
+    prompt = TASKS["detection"].prompt({"boxes": boxes}, look.image_size)
     said = ""
     objects = []
     for item in detection.objects:

@@ -18,7 +18,7 @@ from tasks.boxes import Box
 from tasks.grammar import compile_grammar
 from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
 from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
-from vlm.alternatives import with_alternatives
+from vlm.alternatives import check_alternatives, with_alternatives
 from vlm.calibrate import Calibration
 from vlm.families import Family, Prompt, load_family, make_family, task_form
 from vlm.hub import find_checkpoint, require_loadable
@@ -218,6 +218,7 @@ class VLM(AdapterMethods):
         request = Request(image, "detection", **options)
         if not alternatives:
             return self._one(request)
+        check_alternatives(self.family, alternatives)
         with self._using(request):
             [look] = self.encode([image])
             return with_alternatives(self, look, self._one(replace(request, image=look)), alternatives)

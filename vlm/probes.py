@@ -14,7 +14,7 @@ from tasks.metrics.vqa_accuracy import normalise
 from tasks.ontology import attributes_of
 from tasks.readers.clothing import CLOTHING_CLASSES, CLOTHING_QUESTION
 from tasks.results import Answer, Attributes, Detection, Garment, Grounding
-from vlm.alternatives import with_alternatives
+from vlm.alternatives import check_alternatives, with_alternatives
 from vlm.request import Request
 
 __all__ = ["MEASURES", "Answered", "Probe", "ask", "make_probes", "score_pairs"]
@@ -148,9 +148,14 @@ def ask(
         max_new_tokens: None for each task's own limit.
         alternatives: words beside its own that each detected garment comes with.
         on_progress: called with the number of records done since the last call.
+
+    Raises:
+        ValueError: a batch size below 1; alternatives that the checkpoint has not (see `vlm.alternatives`).
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected at least 1 image")
+    if alternatives:
+        check_alternatives(model.family, alternatives)
     limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
     answered = []
     for start in range(0, len(records), batch_size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -59,6 +60,8 @@ def test_detect(tiny: VLM, photos: list[Image.Image]) -> None:
     assert tiny.detect(look, alternatives=0) == plain
     with pytest.raises(ValueError, match="alternatives is -1; expected at least 1 word a garment"):
         tiny.detect(photos[0], alternatives=-1)
+    with pytest.raises(ValueError, match="alternatives is -1"):
+        tiny.detect(Path("no-such-photo.jpg"), alternatives=-1)  # before the photo is looked at
 
 
 def test_own_words_of_a_checkpoint_have_none(
@@ -68,6 +71,8 @@ def test_own_words_of_a_checkpoint_have_none(
     monkeypatch.setattr(type(tiny.family), "tasks", {"detection": object()})
     with pytest.raises(ValueError, match="checkpoint finds garments by words of its own"):
         with_alternatives(tiny, look, Detection((COAT,)), 1)
+    with pytest.raises(ValueError, match="checkpoint finds garments by words of its own"):
+        tiny.detect(Path("no-such-photo.jpg"), alternatives=1)
 
 
 def test_the_embedded_checkpoint_ranks_its_own_words_first() -> None:

@@ -103,19 +103,20 @@ def write_wardrobe(
         for number in range(start // NUM_PER_SHARD, (start + num - 1) // NUM_PER_SHARD + 1)
     ]
     # Where all is there no process is started: a script without a main guard may then read what it wrote.
-    shards = [shard for shard in shards if _missing(shard, _rows(shard))]
-    if processes == 1 or len(shards) <= 1:
-        return sum(map(_write_shard, shards))
-    with multiprocessing.get_context("spawn").Pool(min(processes, len(shards))) as pool:
-        return sum(pool.imap_unordered(_write_shard, shards))
+    todo = [(shard, rows) for shard in shards if _missing(shard, rows := _rows(shard))]
+    if processes == 1 or len(todo) <= 1:
+        return sum(map(_write_shard, todo))
+    with multiprocessing.get_context("spawn").Pool(min(processes, len(todo))) as pool:
+        return sum(pool.imap_unordered(_write_shard, todo))
 
 
-def _write_shard(shard: _Shard) -> int:
-    """Draw what is missing of a shard, images first: a record never names an image that is not there."""
+def _write_shard(todo: tuple[_Shard, dict[str, str]]) -> int:
+    """Draw what is missing of a shard beside these rows, images first: a record never names an image that is not
+    there."""
     from vlm.synthetic.drawing import draw  # needs skia-python, which only drawing does
 
+    shard, rows = todo
     folder = Path(shard.folder)
-    rows = _rows(shard)
     drawn = 0
     for index in _missing(shard, rows):
         cell = shard.plan[index % len(shard.plan)] if shard.plan else None
