@@ -112,6 +112,8 @@ class AugmentConfig:
     """Smallest share of the area kept where every garment has a box."""
     min_crop_unboxed: float = 0.8
     """Smallest share kept where it is not known what a crop would cut off."""
+    zoom: float = 0.0
+    """Probability, in place of such a crop, of one around a single garment, where every garment has a box."""
     brightness: float = 0.2
     """Largest relative change of brightness and contrast. Hue and saturation stay: colours are labels."""
     erase: float = 0.0
@@ -120,7 +122,7 @@ class AugmentConfig:
     """Largest rotation in degrees, for photos without boxes."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "crop", "erase"):
+        for name in ("flip", "crop", "zoom", "erase"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"augment.{name} is {value}; expected a probability in [0, 1]")
         for name in ("min_crop", "min_crop_unboxed"):

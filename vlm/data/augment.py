@@ -20,6 +20,10 @@ from vlm.config import AugmentConfig
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 MIN_VISIBLE = 0.3
 """Less of a garment than this share of its area is not called visible."""
+ZOOM_MARGIN = (1.2, 2.0)
+"""Smallest and largest side of a zoom's window against its garment's box."""
+ZOOM_MIN_SIDE = 0.2
+"""Smallest share of the image's side that a zoom keeps: a ring alone is a blur."""
 CUT_ATTRIBUTES = {"top": ("neckline",), "bottom": ("length",), "side": ("sleeve",)}
 """Which attributes a cut at which edge hides."""
 EDGE_SHARE = 0.12
@@ -115,8 +119,12 @@ def augment(
     if config.rotate and not boxed and rng.random() < 0.5:
         angle = rng.uniform(-config.rotate, config.rotate)
         image = image.rotate(angle, Image.Resampling.BILINEAR, fillcolor=_corner_colour(image))
-    if rng.random() < config.crop:
+    window = None
+    if config.zoom and boxed and record.boxes_complete and rng.random() < config.zoom:
+        window = _draw_zoom(image, rng.choice([item.box for item in record.objects if item.box is not None]), rng)
+    elif rng.random() < config.crop:
         window = _draw_window(image, config.min_crop if record.boxes_complete else config.min_crop_unboxed, rng)
+    if window is not None:
         image = image.crop((int(window.x1), int(window.y1), int(window.x2), int(window.y2)))
         record = crop_record(record, window)
     if config.brightness:
@@ -151,6 +159,22 @@ def _draw_window(image: Image.Image, min_area: float, rng: random.Random) -> Box
     width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
     x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)
     return Box(x, y, x + width, y + height)
+
+
+def _draw_zoom(image: Image.Image, box: Box, rng: random.Random) -> Box:
+    """A window of the image's own aspect that holds the box somewhere, `ZOOM_MARGIN` times as large, whole pixels."""
+    side = max(box.width / image.width, box.height / image.height) * rng.uniform(*ZOOM_MARGIN)
+    side = min(1.0, max(ZOOM_MIN_SIDE, side))
+    width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
+    x = _draw_start(box.x1, box.x2, width, image.width, rng)
+    y = _draw_start(box.y1, box.y2, height, image.height, rng)
+    return Box(x, y, x + width, y + height)
+
+
+def _draw_start(low: float, high: float, length: int, whole: int, rng: random.Random) -> int:
+    """Where a window of this length may begin so that it holds all from low to high."""
+    first, last = sorted((round(high) - length, round(low)))  # swapped by rounding alone
+    return min(max(0, rng.randint(first, last)), whole - length)
 
 
 def _corner_colour(image: Image.Image) -> tuple[int, ...]:

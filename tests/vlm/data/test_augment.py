@@ -195,6 +195,33 @@ def test_boxes_stay_on_their_pixels(config: AugmentConfig) -> None:
         assert len(seen) > 1, "some crops should lose a garment"
 
 
+def test_zooms_hold_a_whole_garment_in_little_else() -> None:
+    config = replace(NOTHING, zoom=1)
+    unboxed = replace(RECORD, boxes_complete=False)
+    whole = set()
+    for seed in range(100):
+        image, record = augment(picture(), RECORD, config, random.Random(seed))
+        assert (image.height, image.width) == record.image_size
+        assert image.height / image.width == pytest.approx(1.28, rel=0.03)
+        sizes = {item.label: (item.box.width, item.box.height) for item in RECORD.objects if item.box is not None}
+        found = {item.label: (item.box.width, item.box.height) for item in record.objects if item.box is not None}
+        kept = {label for label in found if found[label] == pytest.approx(sizes[label], abs=1)}
+        assert kept
+        assert any(max(found[label][0] / image.width, found[label][1] / image.height) >= 0.49 for label in kept)
+        whole |= kept
+        assert augment(picture(), unboxed, config, random.Random(seed))[1] == unboxed
+    assert whole == {"coat", "boots"}
+
+
+def test_a_zoom_onto_next_to_nothing_keeps_a_fifth_of_the_side() -> None:
+    ring = replace(COAT, label="ring", box=Box(99, 127, 100, 128))
+    record = replace(RECORD, objects=(ring,), boxes_complete=True)
+    for seed in range(20):
+        image, zoomed = augment(Image.new("RGB", (100, 128)), record, replace(NOTHING, zoom=1), random.Random(seed))
+        assert image.size == (20, 26)
+        assert [item.label for item in zoomed.objects] == ["ring"]
+
+
 def test_crops_keep_aspect_and_share() -> None:
     config = replace(NOTHING, crop=1, min_crop=0.25, min_crop_unboxed=0.81)
     unboxed = replace(RECORD, objects=(ObjectLabel(label="coat"),), boxes_complete=False)
