@@ -16,15 +16,16 @@ import torch
 
 from tasks.boxes import Box
 from tasks.grammar import compile_grammar
-from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
+from tasks.results import Answer, Attributes, Caption, Detection, Garment, Grounding, Outfit, Result
 from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
 from vlm.alternatives import check_alternatives, with_alternatives
 from vlm.calibrate import Calibration
+from vlm.closer import UNNAMED, closer_attributes, photo_itself
 from vlm.families import Family, Prompt, load_family, make_family, task_form
 from vlm.hub import find_checkpoint, require_loadable
 from vlm.images import ImageSource, open_image
 from vlm.placing import load_options, own_dtype
-from vlm.request import EncodedImage, Reply, Request
+from vlm.request import EncodedImage, Reply, Request, as_box
 
 __all__ = ["VLM", "EncodedImage", "Reply", "Request", "load"]
 
@@ -233,6 +234,8 @@ class VLM(AdapterMethods):
         garment: str | None = None,
         box: Box | Sequence[float] | None = None,
         attributes: Sequence[str] | None = None,
+        *,
+        closer: bool = False,
         **options: Any,
     ) -> Attributes:
         """Tell a garment's attributes.
@@ -242,9 +245,22 @@ class VLM(AdapterMethods):
             garment: its word, for example "coat".
             box: where it is, as `Box` or x1, y1, x2, y2 in pixels; one of garment and box is needed.
             attributes: names to ask for; None for all that apply to the garment.
+            closer: they are told from a second look as well, at a crop around the box (see `vlm.closer`).
             **options: see `Request`.
+
+        Raises:
+            ValueError: neither garment nor box; a closer look without a box, or at an encoded image.
         """
-        return self._one(Request(image, "attributes", garment=garment, box=box, attributes=attributes, **options))
+        request = Request(image, "attributes", garment=garment, box=box, attributes=attributes, **options)
+        if not closer:
+            return self._one(request)
+        place = as_box(box)
+        if place is None:
+            raise ValueError("a closer look needs the garment's box, for example that of detect() or ground()")
+        photo = photo_itself(image)
+        told = self._one(replace(request, image=photo))
+        [found] = closer_attributes(self, [photo], [Garment(garment or UNNAMED, place, told)], **options)
+        return found.attributes
 
     def describe_outfit(self, image: AnyImage, **options: Any) -> Outfit:
         """Describe the whole outfit, garment by garment (see `vlm.describe_outfit`)."""

@@ -116,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     describe.add_argument(
         "--min-score", type=float, default=0.0, metavar="P", help="leave out garments less sure than P"
     )
+    describe.add_argument("--closer", action="store_true", help="tell attributes from a crop of each garment, too")
     ask = command("ask", _ask, "answer a question about photos", photos=True)
     ask.add_argument("question", metavar="QUESTION", help='for example "what colour are the boots?"')
     ground = command("ground", _ground, "find what a phrase means", photos=True, draw=True)
@@ -129,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     attributes = command("attributes", _attributes, "tell the attributes of one garment", photos=True)
     attributes.add_argument("--garment", metavar="NAME", help="for example coat; needed unless --box is given")
     attributes.add_argument("--box", nargs=4, type=float, metavar=("X1", "Y1", "X2", "Y2"), help="pixels of the photo")
+    attributes.add_argument("--closer", action="store_true", help="tell them from a crop around the box, too")
     attributes.add_argument("--attributes", metavar="NAMES", help="for example colour,sleeve (default: all that apply)")
 
     commands.add_parser(
@@ -202,9 +204,8 @@ def parse_args(arguments: Sequence[str]) -> argparse.Namespace:
 def _describe(args: argparse.Namespace) -> int:
     if not 0 <= args.min_score <= 1:
         args.usage_error(f"--min-score is {args.min_score}; expected a probability in [0, 1]")
-    return _over_photos(
-        args, lambda model, image: model.describe_outfit(image, detail=args.detail, min_score=args.min_score)
-    )
+    options = {"detail": args.detail, "min_score": args.min_score, "closer": args.closer}
+    return _over_photos(args, lambda model, image: model.describe_outfit(image, **options))
 
 
 def _ask(args: argparse.Namespace) -> int:
@@ -234,11 +235,15 @@ def _attributes(args: argparse.Namespace) -> int:
         box = None if args.box is None else Box(*args.box)
     except ValueError as error:
         args.usage_error(f"--box: {error}")
+    if args.closer and box is None:
+        args.usage_error("--closer looks closer at a box; give --box")
     names = None if args.attributes is None else [name.strip() for name in args.attributes.split(",")]
     asked = {} if args.garment is None else {"garment": args.garment}
     return _over_photos(
         args,
-        lambda model, image: model.attributes(image, garment=args.garment, box=box, attributes=names),
+        lambda model, image: model.attributes(
+            image, garment=args.garment, box=box, attributes=names, closer=args.closer
+        ),
         **asked,
     )
 

@@ -82,6 +82,7 @@ def evaluate_records(
     on_progress: Callable[[int], None] | None = None,
     groups: Mapping[str, Mapping[str, str]] | None = None,
     alternatives: int = 0,
+    closer: bool = False,
 ) -> dict[str, Any]:
     """The validation table of one source.
 
@@ -98,6 +99,7 @@ def evaluate_records(
         groups: group -> record id -> its value, to split the headlines by.
         alternatives: words beside its own by which each detected garment is ranked too: average precision of all of
             these is under "alternatives" of "detection".
+        closer: attributes of garments with boxes are told from a closer look as well.
 
     Returns:
         Measure -> values (see `tasks.metrics`), with "intervals" (path -> [low, high], 95 %) in each; measures
@@ -113,6 +115,7 @@ def evaluate_records(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         alternatives=alternatives,
+        closer=closer,
         on_progress=on_progress,
     )
     table = tabulate(answered, seed=seed, num_resamples=num_resamples)
@@ -460,6 +463,7 @@ def main_eval(
                 num_resamples=settings.num_resamples,
                 on_progress=lambda done, bar=bar: progress.advance(bar, done),  # type: ignore[misc]
                 alternatives=source.alternatives,
+                closer=source.closer,
                 groups={group: group_values(group, source.reader, records) for group in source.by},
             )
     if output is not None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from tasks.boxes import iou
 from tasks.ontology import default_ontology
 from tasks.results import Caption, Detection, Garment, Outfit
+from vlm.closer import closer_attributes, photo_itself
 from vlm.request import EncodedImage, Reply, Request
 
 if TYPE_CHECKING:
@@ -36,13 +38,20 @@ NOTHING_FOUND = "No garments were found in this picture."
 
 
 def describe_outfit(
-    model: VLM, image: AnyImage, *, detail: str = "brief", min_score: float = 0.0, num_beams: int = 1
+    model: VLM,
+    image: AnyImage,
+    *,
+    detail: str = "brief",
+    min_score: float = 0.0,
+    num_beams: int = 1,
+    closer: bool = False,
 ) -> Outfit:
     """Describe what is worn in an image: a summary, and every garment with box, attributes and scores.
 
-    The image is looked at once. Garments and summary come from one packed pass over its features, the
-    attributes of all garments from a second. A checkpoint that was not trained for attributes gives garments with
-    boxes and scores, and None for attributes; what it finds that is not worn (people, cars) is left out.
+    The image is looked at once (and each garment once more where a closer look is asked for). Garments and summary
+    come from one packed pass over its features, the attributes of all garments from a second. A checkpoint that was
+    not trained for attributes gives garments with boxes and scores, and None for attributes; what it finds that is not
+    worn (people, cars) is left out.
 
     Args:
         model: what `vlm.load` gives.
@@ -50,15 +59,17 @@ def describe_outfit(
         detail: of the summary, "brief" or "detailed".
         min_score: garments less sure than this are left out.
         num_beams: of all decoding.
+        closer: every garment's attributes are told from a second look as well, at a crop around it (see `vlm.closer`).
 
     Returns:
         The outfit, largest garment first. `score` is the summary's. Where nothing is found the summary says
         so, and `score` is the probability of that.
 
     Raises:
-        ValueError: an image that cannot be opened, or an option out of range.
+        ValueError: an image that cannot be opened, or an option out of range; a closer look at an encoded image.
     """
-    return describe_outfits(model, [image], detail=detail, min_score=min_score, num_beams=num_beams)[0]
+    options: dict[str, Any] = {"detail": detail, "min_score": min_score, "num_beams": num_beams, "closer": closer}
+    return describe_outfits(model, [image], **options)[0]
 
 
 def describe_outfits(
@@ -68,6 +79,7 @@ def describe_outfits(
     detail: str = "brief",
     min_score: float = 0.0,
     num_beams: int = 1,
+    closer: bool = False,
     batch_size: int = 8,
 ) -> list[Outfit]:
     """`describe_outfit` of many images, `batch_size` at a time."""
@@ -77,12 +89,22 @@ def describe_outfits(
         raise ValueError(f"batch_size is {batch_size}; expected at least 1 image")
     outfits: list[Outfit] = []
     for start in range(0, len(images), batch_size):
-        looks = model.encode(images[start : start + batch_size])
-        outfits += _describe(model, looks, detail, min_score, num_beams)
+        batch = images[start : start + batch_size]
+        photos = [photo_itself(image) for image in batch] if closer else None
+        looks = model.encode(batch if photos is None else photos)
+        outfits += _describe(model, looks, photos, detail, min_score, num_beams)
     return outfits
 
 
-def _describe(model: VLM, looks: Sequence[EncodedImage], detail: str, min_score: float, num_beams: int) -> list[Outfit]:
+def _describe(
+    model: VLM,
+    looks: Sequence[EncodedImage],
+    photos: Sequence[Image.Image] | None,
+    detail: str,
+    min_score: float,
+    num_beams: int,
+) -> list[Outfit]:
+    """`photos` are those looked at, where a closer look is taken of each garment."""
     replies = model.reply(
         [
             request
@@ -96,31 +118,38 @@ def _describe(model: VLM, looks: Sequence[EncodedImage], detail: str, min_score:
     )
     detections = [_worn(model.result(reply)) for reply in replies[0::2]]
     captions: list[Caption] = [model.result(reply) for reply in replies[1::2]]
-    garments = [without_duplicates([g for g in d.objects if g.score >= min_score]) for d in detections]
+    worn = [
+        (index, garment)
+        for index, detection in enumerate(detections)
+        for garment in without_duplicates([g for g in detection.objects if g.score >= min_score])
+    ]
     if "attributes" in model.family.tasks:
         known = default_ontology().garments
         asked = [
             Request(
-                look,
+                looks[index],
                 "attributes",
                 garment=garment.label if garment.label in known else None,
                 box=garment.box,
                 num_beams=num_beams,
             )
-            for look, worn in zip(looks, garments, strict=True)
-            for garment in worn
+            for index, garment in worn
         ]
-        attributes = iter(model.generate(asked, batch_size=len(looks)))
-    else:
-        attributes = itertools.repeat(None)
+        told = model.generate(asked, batch_size=len(looks))
+        full = [replace(garment, attributes=attributes) for (_, garment), attributes in zip(worn, told, strict=True)]
+        if photos is not None:
+            full = closer_attributes(
+                model, [photos[index] for index, _ in worn], full, batch_size=len(looks), num_beams=num_beams
+            )
+        worn = [(index, garment) for (index, _), garment in zip(worn, full, strict=True)]
     outfits = []
-    for caption, detection, reply, worn in zip(captions, detections, replies[0::2], garments, strict=True):
-        full = tuple(replace(garment, attributes=next(attributes)) for garment in worn)
-        cut = detection.truncated or any(garment.attributes.truncated for garment in full if garment.attributes)
-        if full:
-            outfits.append(Outfit(caption.text, full, caption.score, cut or caption.truncated))
+    for index, (caption, detection) in enumerate(zip(captions, detections, strict=True)):
+        garments = tuple(garment for owner, garment in worn if owner == index)
+        cut = detection.truncated or any(garment.attributes.truncated for garment in garments if garment.attributes)
+        if garments:
+            outfits.append(Outfit(caption.text, garments, caption.score, cut or caption.truncated))
         else:
-            outfits.append(Outfit(NOTHING_FOUND, (), _nothing_score(detection, reply), cut))
+            outfits.append(Outfit(NOTHING_FOUND, (), _nothing_score(detection, replies[2 * index]), cut))
     return outfits
 
 

@@ -15,6 +15,8 @@ from tasks.ontology import attributes_of
 from tasks.readers.clothing import CLOTHING_CLASSES, CLOTHING_QUESTION
 from tasks.results import Answer, Attributes, Detection, Garment, Grounding
 from vlm.alternatives import check_alternatives, with_alternatives
+from vlm.closer import closer_attributes
+from vlm.images import open_image
 from vlm.request import Request
 
 __all__ = ["MEASURES", "Answered", "Probe", "ask", "make_probes", "score_pairs"]
@@ -138,6 +140,7 @@ def ask(
     batch_size: int = 16,
     max_new_tokens: int | None = None,
     alternatives: int = 0,
+    closer: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Answered]:
     """Put every probe of every record to the model. An image is looked at once for all of its probes.
@@ -147,6 +150,7 @@ def ask(
         batch_size: images at a time.
         max_new_tokens: None for each task's own limit.
         alternatives: words beside its own that each detected garment comes with.
+        closer: attributes of garments with boxes are told from a closer look as well (see `vlm.closer`).
         on_progress: called with the number of records done since the last call.
 
     Raises:
@@ -178,10 +182,26 @@ def ask(
                     (probe, with_alternatives(model, look, said, alternatives) if isinstance(said, Detection) else said)
                     for probe, said in pairs
                 ]
+            if closer:
+                pairs = _closer(model, record, pairs)
             answered.append(Answered(record=record, pairs=pairs, class_scores=scores))
         if on_progress is not None:
             on_progress(len(batch))
     return answered
+
+
+def _closer(model: Any, record: Record, pairs: Sequence[tuple[Probe, Any]]) -> list[tuple[Probe, Any]]:
+    photo = open_image(record.image)
+    told = [
+        (number, Garment(probe.fields["garment"], probe.fields["box"], result))
+        for number, (probe, result) in enumerate(pairs)
+        if isinstance(result, Attributes)
+    ]
+    garments = closer_attributes(model, [photo] * len(told), [garment for _, garment in told])
+    found = list(pairs)
+    for (number, _), garment in zip(told, garments, strict=True):
+        found[number] = (pairs[number][0], garment.attributes)
+    return found
 
 
 def judged_garments(probe: Probe, result: Detection | None) -> tuple[list[Garment], list[Garment]] | None:

@@ -36,6 +36,7 @@ class SourceSettings:
         by: groups to split the headlines by, such as skin_tone (see `vlm.audit`).
         alternatives: words beside its own by which each detected garment is ranked too (average precision of these is
             told beside the one of the words that are said); 0 for none.
+        closer: attributes of garments with boxes are told from a closer look as well (see `vlm.closer`).
         make: name in `MAKERS` of what draws the records at `path` where they are not there yet.
 
     Raises:
@@ -50,6 +51,7 @@ class SourceSettings:
     by: tuple[str, ...] = ()
     make: str | None = None
     alternatives: int = 0
+    closer: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "measures", tuple(self.measures))

@@ -144,7 +144,7 @@ def test_a_name_that_is_no_text(model: StandIn, folder: Path, capsys: pytest.Cap
 
 def test_describe_for_people(model: StandIn, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("describe", "photos/a.jpg", "--detail", "detailed", "--min-score", "0.2") == 0
-    assert model.asked == [("describe", (40, 60), {"detail": "detailed", "min_score": 0.2})]
+    assert model.asked == [("describe", (40, 60), {"detail": "detailed", "min_score": 0.2, "closer": False})]
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[:2] == ["photos/a.jpg", "A tan coat over black boots."]
     assert lines[2] == "garment colour pattern sleeve score box"
@@ -188,7 +188,10 @@ def test_attributes(model: StandIn, folder: Path, capsys: pytest.CaptureFixture[
     box = ("--box", "1", "2", "3", "4.5")
     assert run("attributes", "photos/a.jpg", "--garment", "coat", *box, "--attributes", "colour, sleeve") == 0
     assert model.asked == [
-        ("attributes", {"garment": "coat", "box": Box(1, 2, 3, 4.5), "attributes": ["colour", "sleeve"]})
+        (
+            "attributes",
+            {"garment": "coat", "box": Box(1, 2, 3, 4.5), "attributes": ["colour", "sleeve"], "closer": False},
+        )
     ]
     assert "tan and brown" in capsys.readouterr().out
 
@@ -242,6 +245,7 @@ def test_draw_refuses(
         (("describe", "a.jpg", "--jsn"), "unrecognized arguments: --jsn"),
         (("describe", "a.jpg", "--min-score", "2"), "expected a probability in [0, 1]"),
         (("attributes", "a.jpg"), "give --garment, --box, or both"),
+        (("attributes", "a.jpg", "--garment", "coat", "--closer"), "--closer looks closer at a box; give --box"),
         (("attributes", "a.jpg", "--box", "9", "9", "1", "1"), "corners are swapped"),
         (("caption", "a.jpg", "--detail", "long"), "choose from"),
         (("data",), "required: COMMAND"),
