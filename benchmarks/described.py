@@ -58,14 +58,16 @@ def compare(outfit: Outfit, record: Record) -> Counter[str]:
     return found
 
 
-def measure(model: VLM, records: Sequence[Record], draw: Path | None, min_score: float) -> Counter[str]:
+def measure(
+    model: VLM, records: Sequence[Record], draw: Path | None, min_score: float, *, closer: bool = False
+) -> Counter[str]:
     """Counts over all photos; drawings go into `draw`."""
     total: Counter[str] = Counter()
     if draw is not None:
         draw.mkdir(parents=True, exist_ok=True)
     for record in records:
         image = open_image(record.image)
-        outfit = model.describe_outfit(image, min_score=min_score)
+        outfit = model.describe_outfit(image, min_score=min_score, closer=closer)
         total.update(compare(outfit, record))
         if draw is not None:
             draw_outfit(image, outfit).save(draw / f"{record.id}.png")
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, help="own records, a JSONL file (default: the street photos)")
     parser.add_argument("--num", type=int, default=150, help="photos (default: %(default)s, which is all)")
     parser.add_argument("--min-score", type=float, default=0.0, help="leave out garments below (default: %(default)s)")
+    parser.add_argument("--closer", action="store_true", help="look again at a crop of each garment")
     parser.add_argument("--draw", type=Path, metavar="FOLDER", help="draw what is described")
     args = parser.parse_args()
     require_at_least(parser, args, num=1)
@@ -86,7 +89,7 @@ def main() -> None:
         model = load(args.checkpoint) if args.checkpoint else load()
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
-    total = measure(model, records, args.draw, args.min_score)
+    total = measure(model, records, args.draw, args.min_score, closer=args.closer)
     named, exact = max(1, total["named"]), total["exact"]
     near = exact + total["family"]
     print(
@@ -95,7 +98,7 @@ def main() -> None:
         f"the word and a colour {total['colour_right']} in one of the annotation's "
         f"({total['colour_right'] / max(1, total['coloured']):.0%}); {total['missed']} of {total['annotated']} missed"
     )
-    print_json({"benchmark": "described", "num_photos": len(records), **total})
+    print_json({"benchmark": "described", "num_photos": len(records), "closer": args.closer, **total})
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def render_card(
         limit=results.get("limit"),
         headlines=headline_table(results),
         drawn=", ".join(f"`{name}`" for name in _drawn(results)),
+        closer=", ".join(f"`{name}`" for name in results["sources"] if _asked(results, name).get("closer")),
         parse_rates=_parse_rates(results),
         attributes=_attributes(results),
         abstention=_abstention(results),
@@ -150,8 +151,13 @@ def headline_table(results: Mapping[str, Any]) -> str:
 
 def _drawn(results: Mapping[str, Any]) -> list[str]:
     """Sources whose pictures were made for the test."""
-    asked = results["config"]["sources"]
-    return [name for name in results["sources"] if asked.get(name, {}).get("make")]
+    return [name for name in results["sources"] if _asked(results, name).get("make")]
+
+
+def _asked(results: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """The settings that a source was measured with."""
+    settings: Mapping[str, Any] = results["config"]["sources"].get(source, {})
+    return settings
 
 
 def _num(values: Mapping[str, Any], path: str) -> str:
