@@ -16,7 +16,7 @@ from PIL import Image
 from tasks.boxes import Box, ImageSize
 from tasks.ontology import default_ontology
 from tasks.results import Attributes, Garment
-from vlm.data.augment import ZOOM_MARGIN, ZOOM_MIN_SIDE
+from vlm.data.augment import ZOOM_MARGIN, zoom_size
 from vlm.images import open_image
 from vlm.request import EncodedImage, Request
 
@@ -39,8 +39,7 @@ def crop_around(box: Box, image_size: ImageSize) -> Box:
         image_size: (height, width).
     """
     height, width = image_size
-    side = min(1.0, max(ZOOM_MIN_SIDE, MARGIN * max(box.width / width, box.height / height)))
-    wide, high = max(1, round(width * side)), max(1, round(height * side))
+    high, wide = zoom_size(box, image_size, MARGIN)
     x = min(max(0, round((box.x1 + box.x2 - wide) / 2)), width - wide)
     y = min(max(0, round((box.y1 + box.y2 - high) / 2)), height - high)
     return Box(x, y, x + wide, y + high)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tasks.base import QA, ObjectLabel, Record, TextLabel
-from tasks.boxes import Box
+from tasks.boxes import Box, ImageSize
 from vlm.config import AugmentConfig
 
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
@@ -161,11 +161,16 @@ def _draw_window(image: Image.Image, min_area: float, rng: random.Random) -> Box
     return Box(x, y, x + width, y + height)
 
 
+def zoom_size(box: Box, image_size: ImageSize, margin: float) -> ImageSize:
+    """(height, width) in whole pixels of a window of the image's own aspect, `margin` times as large as the box."""
+    height, width = image_size
+    side = min(1.0, max(ZOOM_MIN_SIDE, max(box.width / width, box.height / height) * margin))
+    return max(1, round(height * side)), max(1, round(width * side))
+
+
 def _draw_zoom(image: Image.Image, box: Box, rng: random.Random) -> Box:
-    """A window of the image's own aspect that holds the box somewhere, `ZOOM_MARGIN` times as large, whole pixels."""
-    side = max(box.width / image.width, box.height / image.height) * rng.uniform(*ZOOM_MARGIN)
-    side = min(1.0, max(ZOOM_MIN_SIDE, side))
-    width, height = max(1, round(image.width * side)), max(1, round(image.height * side))
+    """A window that holds the box somewhere, `ZOOM_MARGIN` times as large."""
+    height, width = zoom_size(box, (image.height, image.width), rng.uniform(*ZOOM_MARGIN))
     x = _draw_start(box.x1, box.x2, width, image.width, rng)
     y = _draw_start(box.y1, box.y2, height, image.height, rng)
     return Box(x, y, x + width, y + height)
