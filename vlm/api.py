@@ -16,16 +16,16 @@ import torch
 
 from tasks.boxes import Box
 from tasks.grammar import compile_grammar
-from tasks.results import Answer, Attributes, Caption, Detection, Garment, Grounding, Outfit, Result
+from tasks.results import Answer, Attributes, Caption, Detection, Grounding, Outfit, Result
 from vlm.adapters import NO_ADAPTER, AdapterMethods, AnyAdapter, load_beside
 from vlm.alternatives import check_alternatives, with_alternatives
 from vlm.calibrate import Calibration
-from vlm.closer import UNNAMED, closer_attributes, photo_itself
+from vlm.closer import closer_attributes, photo_itself
 from vlm.families import Family, Prompt, load_family, make_family, task_form
 from vlm.hub import find_checkpoint, require_loadable
 from vlm.images import ImageSource, open_image
 from vlm.placing import load_options, own_dtype
-from vlm.request import EncodedImage, Reply, Request, as_box
+from vlm.request import EncodedImage, Reply, Request
 
 __all__ = ["VLM", "EncodedImage", "Reply", "Request", "load"]
 
@@ -254,13 +254,11 @@ class VLM(AdapterMethods):
         request = Request(image, "attributes", garment=garment, box=box, attributes=attributes, **options)
         if not closer:
             return self._one(request)
-        place = as_box(box)
-        if place is None:
+        if box is None:
             raise ValueError("a closer look needs the garment's box, for example that of detect() or ground()")
         photo = photo_itself(image)
-        told = self._one(replace(request, image=photo))
-        [found] = closer_attributes(self, [photo], [Garment(garment or UNNAMED, place, told)], **options)
-        return found.attributes
+        request = replace(request, image=photo)
+        return closer_attributes(self, [request], [photo], [self._one(request)])[0]
 
     def describe_outfit(self, image: AnyImage, **options: Any) -> Outfit:
         """Describe the whole outfit, garment by garment (see `vlm.describe_outfit`)."""

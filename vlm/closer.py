@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from tasks.boxes import Box, ImageSize
-from tasks.ontology import default_ontology
-from tasks.results import Attributes, Garment
-from vlm.data.augment import ZOOM_MARGIN, zoom_size
+from tasks.results import Attributes
+from vlm.data.augment import ZOOM_MARGIN, cut, shift, zoom_size
 from vlm.images import open_image
-from vlm.request import EncodedImage, Request
+from vlm.request import EncodedImage, Request, as_box
 
 if TYPE_CHECKING:
     from vlm.api import VLM, AnyImage
@@ -27,8 +26,6 @@ __all__ = ["closer_attributes", "crop_around", "photo_itself", "surer"]
 
 MARGIN = sum(ZOOM_MARGIN) / 2
 """Side of the crop against its garment's box: the middle of what training's zooms have."""
-UNNAMED = "garment"
-"""Label of what is only known by its box; no word of the ontology."""
 
 
 def crop_around(box: Box, image_size: ImageSize) -> Box:
@@ -46,41 +43,32 @@ def crop_around(box: Box, image_size: ImageSize) -> Box:
 
 
 def closer_attributes(
-    model: VLM, photos: Sequence[Image.Image], garments: Sequence[Garment], *, batch_size: int = 8, **options: Any
-) -> list[Garment]:
-    """The garments with what the surer of two looks says of each attribute: the one that told their attributes, and
-    one at a crop around each.
+    model: VLM,
+    requests: Sequence[Request],
+    photos: Sequence[Image.Image],
+    told: Sequence[Any],
+    *,
+    batch_size: int = 8,
+) -> list[Any]:
+    """The results with what the surer of two looks says of each attribute: the one that told them, and one at a crop
+    around the box.
 
     Args:
-        photos: each garment's, upright.
-        garments: with attributes of the whole photo; those without a box or attributes stay as they are.
+        requests: of any tasks.
+        photos: each request's, upright.
+        told: each request's result; those without attributes, or of requests without a box, stay as they are.
         batch_size: crops at a time.
-        **options: see `Request`.
     """
-    known = default_ontology().garments
-    numbers, asked = [], []
-    for number, (photo, garment) in enumerate(zip(photos, garments, strict=True)):
-        if garment.box is None or garment.attributes is None or not garment.attributes.values:
-            continue
-        window = crop_around(garment.box, (photo.height, photo.width))
-        box = garment.box
-        numbers.append(number)
-        asked.append(
-            Request(
-                photo.crop((int(window.x1), int(window.y1), int(window.x2), int(window.y2))),
-                "attributes",
-                garment=garment.label if garment.label in known else None,
-                box=Box(box.x1 - window.x1, box.y1 - window.y1, box.x2 - window.x1, box.y2 - window.y1),
-                attributes=tuple(garment.attributes.values),
-                **options,
+    again: dict[int, Request] = {}
+    for index, (request, photo, first) in enumerate(zip(requests, photos, told, strict=True)):
+        box = as_box(request.box)
+        if box is not None and isinstance(first, Attributes) and first.values:
+            window = crop_around(box, (photo.height, photo.width))
+            again[index] = replace(
+                request, image=cut(photo, window), box=shift(box, window), attributes=tuple(first.values)
             )
-        )
-    found = list(garments)
-    for number, closer in zip(numbers, model.generate(asked, batch_size=batch_size), strict=True):
-        first = found[number].attributes
-        assert first is not None  # those without are not asked about
-        found[number] = replace(found[number], attributes=surer(first, closer))
-    return found
+    closer = dict(zip(again, model.generate(list(again.values()), batch_size=batch_size), strict=True))
+    return [surer(first, closer[index]) if index in closer else first for index, first in enumerate(told)]
 
 
 def photo_itself(image: AnyImage) -> Image.Image:

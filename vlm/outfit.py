@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -68,8 +69,7 @@ def describe_outfit(
     Raises:
         ValueError: an image that cannot be opened, or an option out of range; a closer look at an encoded image.
     """
-    options: dict[str, Any] = {"detail": detail, "min_score": min_score, "num_beams": num_beams, "closer": closer}
-    return describe_outfits(model, [image], **options)[0]
+    return describe_outfits(model, [image], detail=detail, min_score=min_score, num_beams=num_beams, closer=closer)[0]
 
 
 def describe_outfits(
@@ -118,38 +118,35 @@ def _describe(
     )
     detections = [_worn(model.result(reply)) for reply in replies[0::2]]
     captions: list[Caption] = [model.result(reply) for reply in replies[1::2]]
-    worn = [
-        (index, garment)
-        for index, detection in enumerate(detections)
-        for garment in without_duplicates([g for g in detection.objects if g.score >= min_score])
-    ]
+    garments = [without_duplicates([g for g in d.objects if g.score >= min_score]) for d in detections]
     if "attributes" in model.family.tasks:
         known = default_ontology().garments
         asked = [
             Request(
-                looks[index],
+                look,
                 "attributes",
                 garment=garment.label if garment.label in known else None,
                 box=garment.box,
                 num_beams=num_beams,
             )
-            for index, garment in worn
+            for look, worn in zip(looks, garments, strict=True)
+            for garment in worn
         ]
         told = model.generate(asked, batch_size=len(looks))
-        full = [replace(garment, attributes=attributes) for (_, garment), attributes in zip(worn, told, strict=True)]
         if photos is not None:
-            full = closer_attributes(
-                model, [photos[index] for index, _ in worn], full, batch_size=len(looks), num_beams=num_beams
-            )
-        worn = [(index, garment) for (index, _), garment in zip(worn, full, strict=True)]
+            owners = [photo for photo, worn in zip(photos, garments, strict=True) for _ in worn]
+            told = closer_attributes(model, asked, owners, told, batch_size=len(looks))
+        attributes = iter(told)
+    else:
+        attributes = itertools.repeat(None)
     outfits = []
-    for index, (caption, detection) in enumerate(zip(captions, detections, strict=True)):
-        garments = tuple(garment for owner, garment in worn if owner == index)
-        cut = detection.truncated or any(garment.attributes.truncated for garment in garments if garment.attributes)
-        if garments:
-            outfits.append(Outfit(caption.text, garments, caption.score, cut or caption.truncated))
+    for caption, detection, reply, worn in zip(captions, detections, replies[0::2], garments, strict=True):
+        full = tuple(replace(garment, attributes=next(attributes)) for garment in worn)
+        cut = detection.truncated or any(garment.attributes.truncated for garment in full if garment.attributes)
+        if full:
+            outfits.append(Outfit(caption.text, full, caption.score, cut or caption.truncated))
         else:
-            outfits.append(Outfit(NOTHING_FOUND, (), _nothing_score(detection, replies[2 * index]), cut))
+            outfits.append(Outfit(NOTHING_FOUND, (), _nothing_score(detection, reply), cut))
     return outfits
 
 

@@ -164,14 +164,19 @@ def ask(
     answered = []
     for start in range(0, len(records), batch_size):
         batch = records[start : start + batch_size]
-        looks = model.encode([record.image for record in batch])
+        photos = [open_image(record.image) if closer else record.image for record in batch]
+        looks = model.encode(photos)
         probes = [make_probes(record, measures, seed) for record in batch]
         requests = [
             Request(look, probe.task, **probe.fields, **limit)
             for look, asked in zip(looks, probes, strict=True)
             for probe in asked
         ]
-        results = iter(model.generate(requests, batch_size=batch_size) if requests else [])
+        told = model.generate(requests, batch_size=batch_size) if requests else []
+        if closer:
+            owners = [photo for photo, asked in zip(photos, probes, strict=True) for _ in asked]
+            told = closer_attributes(model, requests, owners, told, batch_size=batch_size)
+        results = iter(told)
         for record, look, asked in zip(batch, looks, probes, strict=True):
             scores = None
             if any(probe.measure == "classification" for probe in asked):
@@ -182,26 +187,10 @@ def ask(
                     (probe, with_alternatives(model, look, said, alternatives) if isinstance(said, Detection) else said)
                     for probe, said in pairs
                 ]
-            if closer:
-                pairs = _closer(model, record, pairs)
             answered.append(Answered(record=record, pairs=pairs, class_scores=scores))
         if on_progress is not None:
             on_progress(len(batch))
     return answered
-
-
-def _closer(model: Any, record: Record, pairs: Sequence[tuple[Probe, Any]]) -> list[tuple[Probe, Any]]:
-    photo = open_image(record.image)
-    told = [
-        (number, Garment(probe.fields["garment"], probe.fields["box"], result))
-        for number, (probe, result) in enumerate(pairs)
-        if isinstance(result, Attributes)
-    ]
-    garments = closer_attributes(model, [photo] * len(told), [garment for _, garment in told])
-    found = list(pairs)
-    for (number, _), garment in zip(told, garments, strict=True):
-        found[number] = (pairs[number][0], garment.attributes)
-    return found
 
 
 def judged_garments(probe: Probe, result: Detection | None) -> tuple[list[Garment], list[Garment]] | None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tasks.base import ObjectLabel, Record
 from tasks.boxes import Box
-from tasks.results import Attributes, Garment, Value
-from vlm import VLM
+from tasks.results import Attributes, Detection, Garment, Value
+from vlm import VLM, Request
 from vlm.closer import closer_attributes, crop_around, surer
 from vlm.evaluate import evaluate_records
 from vlm.probes import ask
@@ -94,10 +94,12 @@ def test_what_a_closer_look_needs(tiny: VLM, photos: list[Image.Image]) -> None:
 
 def test_what_has_no_box_or_attributes_stays(tiny: VLM, photos: list[Image.Image]) -> None:
     told = Attributes({"colour": Value(("red",), 0.0)})
-    garments = [Garment("coat", None, told), Garment("coat", COAT), Garment("coat", COAT, Attributes({}))]
-    assert closer_attributes(tiny, [photos[0]] * 3, garments) == garments
-    [changed] = closer_attributes(tiny, [photos[0]], [Garment("coat", COAT, told)])
-    assert changed.attributes != told
+    boxed = Request(photos[0], "attributes", garment="coat", box=COAT)
+    requests = [Request(photos[0], "attributes", garment="coat"), Request(photos[0], "detection"), boxed, boxed]
+    results = [told, Detection((Garment("coat", COAT),)), Attributes({}), None]
+    assert closer_attributes(tiny, requests, [photos[0]] * 4, results) == results
+    [changed] = closer_attributes(tiny, [boxed], [photos[0]], [told])
+    assert changed != told
 
 
 def test_an_outfit(tiny: VLM, photos: list[Image.Image], monkeypatch: pytest.MonkeyPatch) -> None:

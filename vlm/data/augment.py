@@ -78,12 +78,12 @@ def crop_record(record: Record, window: Box) -> Record:
             # Where it is, is not known: it may be gone. A crop of such a record is mild by configuration.
             kept.append(item)
             continue
-        moved = _shift(item.box, window)
+        moved = shift(item.box, window)
         inside = moved.clip(size)
         if inside is None or item.box.area <= 0 or inside.area < MIN_VISIBLE * item.box.area:
             texts_hold = False
             continue
-        parts = tuple(part for part in (_shift(p, window).clip(size) for p in item.parts) if part is not None)
+        parts = tuple(part for part in (shift(p, window).clip(size) for p in item.parts) if part is not None)
         attributes = _cut_attributes(item, moved, inside)
         texts_hold = texts_hold and attributes == dict(item.attributes)
         kept.append(replace(item, box=inside, parts=parts, attributes=attributes))
@@ -92,7 +92,13 @@ def crop_record(record: Record, window: Box) -> Record:
     return replace(record, image_size=size, objects=tuple(kept), captions=captions, qa=qa)
 
 
-def _shift(box: Box, window: Box) -> Box:
+def cut(image: Image.Image, window: Box) -> Image.Image:
+    """The part of an image inside a window of whole pixels."""
+    return image.crop((int(window.x1), int(window.y1), int(window.x2), int(window.y2)))
+
+
+def shift(box: Box, window: Box) -> Box:
+    """The box as it lies in what `cut` gives; not clipped."""
     return Box(box.x1 - window.x1, box.y1 - window.y1, box.x2 - window.x1, box.y2 - window.y1)
 
 
@@ -125,7 +131,7 @@ def augment(
     elif rng.random() < config.crop:
         window = _draw_window(image, config.min_crop if record.boxes_complete else config.min_crop_unboxed, rng)
     if window is not None:
-        image = image.crop((int(window.x1), int(window.y1), int(window.x2), int(window.y2)))
+        image = cut(image, window)
         record = crop_record(record, window)
     if config.brightness:
         image = _change_light(image, *(rng.uniform(-config.brightness, config.brightness) for _ in range(2)))
